@@ -1,0 +1,50 @@
+# Two commands matter: `make pas` runs the main job, `make test` runs the tests. Both set up .venv first if needed.
+PYTHON ?= $(firstword $(foreach v,python3.11 python3.12 python3.13 python3,$(shell command -v $(v) 2>/dev/null)))
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.set-up
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pas test lint types check bench schema lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## create .venv and install the pinned packages
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo 'Python 3.11, 3.12 or 3.13 is needed: 3.14 has a standard package named "compression", which our folder of that name would meet. Say which to use: make PYTHON=python3.12 …' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+pas: setup  ## shrink a small SlowFast on a small data set made on the spot (ARGS="--iterations 3" passes through)
+	$(BIN)/orchestrate pas --backbone slowfast $(ARGS)
+
+test: setup  ## run the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## ruff, rules and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test  ## everything that CI runs
+
+bench: setup  ## wall time of the search against two bare PyTorch processes
+	$(BIN)/python -m benchmarks.search_overhead $(ARGS)
+
+schema: setup  ## write configs/schema.json from configs/schema.py
+	$(BIN)/orchestrate schema > configs/schema.json.tmp && mv configs/schema.json.tmp configs/schema.json
+
+lock:  ## renew constraints.txt from a fresh environment
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	{ head -2 constraints.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt.tmp
+	mv constraints.txt.tmp constraints.txt && rm -rf $(VENV)-lock
+
+clean:  ## remove .venv and caches (never runs/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,211 @@
+"""The schema of everything a run may say.
+
+Defaults live here and nowhere else. What determines a result (network, data, clips, train, distillation, search,
+seed) is kept apart from where and how it runs (`runtime`), because only the former enters a trial's digest.
+
+Sources:
+    [1] Deep video understanding … (PhD thesis), chapter 6; decisions in `specs/pas.md`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+AxisLetter = Literal["s", "t", "f", "c", "l"]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True):
+    """Base of every settings group: unknown keys are errors, values never change."""
+
+
+class NetworkSettings(Settings):
+    """Which network is the teacher; each field left out keeps the preset's value."""
+
+    backbone: Literal["slowfast", "r2plus1d"] = "slowfast"
+    """Backbone: SlowFast-4×16-R50 or R(2+1)D-18."""
+    preset: Literal["tiny", "full"] = "tiny"
+    """`full` is the paper's network, `tiny` the same topology for CPUs."""
+    clip_frames: PositiveInt | None = None
+    """Raw frames per clip."""
+    side: PositiveInt | None = None
+    """Side of the evaluation crop, in pixels."""
+    width: PositiveFloat | None = None
+    """Multiplies every channel count of the paper's table."""
+    dropout: Probability | None = None
+    """Dropout before the classifier."""
+    round_to: PositiveInt = 1
+    """Channel counts are multiples of it; 8 suits tensor cores."""
+
+
+class DataSettings(Settings):
+    """Where the labelled videos are."""
+
+    source: Literal["moving-digits", "csv", "ucf101", "hmdb51", "folders"] = "moving-digits"
+    """Layout: Kinetics-style CSV, official UCF101 or HMDB51 splits, a folder per class, or the embedded set."""
+    path: Path | None = None
+    """Folder of the data set. `moving-digits` makes its own in the cache folder when this is left out."""
+    split: Literal[1, 2, 3] = 1
+    """Official split of UCF101 and HMDB51."""
+    max_quarantined: Probability = 0.02
+    """Largest share of unreadable or too short videos before the run stops."""
+
+
+class ClipSettings(Settings):
+    """How clips are cut from videos. Pixels are those of the unreduced network; axis s scales them all."""
+
+    per_video: PositiveInt = 3
+    """Training clips per video and epoch, at random times."""
+    train_short_side: tuple[PositiveInt, PositiveInt] | None = None
+    """The frame's short side is resized to a random value of this range before the training crop; none: as evaluation."""
+    train_crop: PositiveInt | None = None
+    """Side of the random training crop; none: as evaluation."""
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Evaluation resize: the short side, or [height, width]; none: the network's side. The crop has the network's side."""
+    flip: bool = False
+    """Mirror half of the training clips left to right; never where the label is a direction."""
+    test: PositiveInt = 10
+    """Clips per video in evaluation, uniform in time, softmax averaged."""
+
+
+class TrainSettings(Settings):
+    """How one network is trained: synchronous SGD with warm-up."""
+
+    epochs: PositiveInt = 45
+    """Passes over the training videos."""
+    batch: PositiveInt = 24
+    """Clips per step, over all processes together."""
+    lr: PositiveFloat = 0.015
+    """Base learning rate, for this batch size (scale it linearly with the batch)."""
+    schedule: Literal["step", "cosine"] = "cosine"
+    """After the warm-up: /10 every `step_epochs`, or a cosine to zero."""
+    step_epochs: PositiveInt = 10
+    """Epochs between two drops of the `step` schedule."""
+    warmup_epochs: NonNegativeFloat = 5
+    """Epochs of linear warm-up; fractions allowed."""
+    momentum: Probability = 0.9
+    """Momentum of SGD."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """L2 penalty on all weights."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 autocast where the device has it, else fp32. Resolved before the digest is taken."""
+    evaluate_every: NonNegativeInt = 1
+    """Epochs between two quick evaluations (one clip per video); 0: only the full one at the end."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainSettings:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g}, but must be below epochs ({self.epochs}); lower it"
+            )
+        return self
+
+
+class TeacherSettings(Settings):
+    """Where the teacher comes from: a file, or a training of its own."""
+
+    weights: Path | None = None
+    """A model folder made by this program, or a .safetensors/.pth file of published weights; none: train one."""
+    train: TrainSettings = TrainSettings()
+    """Recipe when it is trained here."""
+
+
+class DistillationSettings(Settings):
+    """The loss L = CE + weight · t² · KL(teacher ‖ student) ([1], Eq. 6.5-6.7)."""
+
+    weight: NonNegativeFloat = 1.25
+    """Weight of t²·KL, summed over classes and averaged over clips. 0 switches distillation off."""
+    source_alpha: PositiveFloat | None = None
+    """The source's α (500) on the element-wise mean of KL instead; equals 1.25 at 400 classes, ruinous at few."""
+    temperature: PositiveFloat = 5.0
+    """t, softens both label distributions."""
+    teacher_mode: Literal["train", "eval"] = "train"
+    """Batch norm of the teacher: statistics of the batch (Table 6.8: better), or the stored ones."""
+    features: Literal["none", "l2", "margin_relu"] = "none"
+    """Extra loss on the feature maps after each stage (Table 6.7: no gain)."""
+    feature_weight: PositiveFloat = 1.0
+    """Weight of that extra loss."""
+
+
+class SearchSettings(Settings):
+    """Progressive architecture shrinkage ([1], Algorithm 1)."""
+
+    axes: tuple[AxisLetter, ...] = ("s", "t", "f", "c", "l")
+    """Reduction axes tried in every iteration."""
+    factors: dict[AxisLetter, Annotated[float, Field(gt=1)]] = {}
+    """Steps γ that differ from the source's (s 1.4, t 2, f 2, c 1.4, l 2)."""
+    iterations: PositiveInt = 5
+    """Iterations τ at most."""
+    target_gmacs: PositiveFloat | None = None
+    """Stop once the chosen network costs no more than this per clip, in GMACs."""
+    max_drop: NonNegativeFloat | None = None
+    """Stop before the chosen network falls more than this many points of top-1 below the teacher."""
+    warm_start_lr_divisor: PositiveFloat = 10.0
+    """The base learning rate of warm-started hypotheses is divided by it."""
+    ratio_tolerance: PositiveFloat = 0.15
+    """Eq. 6.3 applies when every cost ratio lies within this share of the median; else Eq. 6.1."""
+    control: bool = False
+    """Also train every winner's architecture from random weights without distillation, at equal budget."""
+
+    @model_validator(mode="after")
+    def _axes_once(self) -> SearchSettings:
+        if not self.axes or len(set(self.axes)) != len(self.axes):
+            raise ValueError(f"axes is {list(self.axes)}, but must name each axis once; it needs at least one")
+        return self
+
+
+class RuntimeSettings(Settings):
+    """Where and how it runs. Nothing here changes a result, so nothing here enters a digest."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder; made from backbone and settings when left out."""
+    runs: Path = Path("runs")
+    """Folder of all runs and of the trial store."""
+    runner: Literal["ray", "local"] = "ray"
+    """Ray Tune, or one trial after the other in this process."""
+    address: str | None = None
+    """Address of a running Ray cluster (`auto`, host:port); none: Ray is started in this process."""
+    cpus_per_trial: PositiveFloat = 1
+    """CPUs that a trial asks of Ray; also its number of threads."""
+    gpus_per_trial: NonNegativeFloat = 0
+    """GPUs per trial; fractions share one."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at a time at most; none: as many as fit."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between two checkpoints."""
+    max_failures: NonNegativeInt = 3
+    """Times a trial is restarted after its process or node was lost."""
+    loader_workers: NonNegativeInt = 0
+    """Decoding processes per trial; 0 decodes in a thread of the trial."""
+    cache_mb: NonNegativeInt = 512
+    """Memory per trial for decoded frames, in MiB."""
+    dashboard: bool = False
+    """Start Ray's dashboard (in-process Ray only)."""
+    dashboard_port: Annotated[int, Field(ge=1024, le=65535)] = 8265
+    """Its port, on loopback."""
+
+
+class RunSettings(Settings):
+    """Everything a run may say."""
+
+    seed: NonNegativeInt = 0
+    """Seed of initial weights, clip sampling, batch order and dropout."""
+    network: NetworkSettings = NetworkSettings()
+    """The network to shrink."""
+    data: DataSettings = DataSettings()
+    """Labelled videos."""
+    clips: ClipSettings = ClipSettings()
+    """Clips cut from them."""
+    teacher: TeacherSettings = TeacherSettings()
+    """The teacher."""
+    train: TrainSettings = TrainSettings()
+    """Recipe of every hypothesis."""
+    distillation: DistillationSettings = DistillationSettings()
+    """Distillation from the teacher."""
+    search: SearchSettings = SearchSettings()
+    """The search."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """Where and how it runs."""
