@@ -115,7 +115,7 @@ class NetworkSpec:
         """Side of the evaluation crop after reduction, in pixels."""
         return self.scaled(self.side)
 
-    def scaled(self, pixels: float) -> int:
+    def scaled(self, pixels: int | float) -> int:
         """A length in pixels of the unreduced input, after axis s."""
         return max(1, nearest(pixels / self.factors.s))
 

@@ -12,14 +12,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 AxisLetter = Literal["s", "t", "f", "c", "l"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Settings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True):
+class Settings(BaseModel):
     """Base of every settings group: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class NetworkSettings(Settings):
@@ -60,11 +73,11 @@ class ClipSettings(Settings):
     per_video: PositiveInt = 3
     """Training clips per video and epoch, at random times."""
     train_short_side: tuple[PositiveInt, PositiveInt] | None = None
-    """The frame's short side is resized to a random value of this range before the training crop; none: as evaluation."""
+    """The short side is resized to a random value of this range before the training crop; none: as evaluation."""
     train_crop: PositiveInt | None = None
     """Side of the random training crop; none: as evaluation."""
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Evaluation resize: the short side, or [height, width]; none: the network's side. The crop has the network's side."""
+    """Evaluation resize: short side, or [height, width]; none: the network's side. The crop has the network's side."""
     flip: bool = False
     """Mirror half of the training clips left to right; never where the label is a direction."""
     test: PositiveInt = 10
@@ -179,7 +192,7 @@ class RuntimeSettings(Settings):
     max_failures: NonNegativeInt = 3
     """Times a trial is restarted after its process or node was lost."""
     loader_workers: NonNegativeInt = 0
-    """Decoding processes per trial; 0 decodes in a thread of the trial."""
+    """Decoding processes per trial; 0 decodes ahead in a thread of the trial."""
     cache_mb: NonNegativeInt = 512
     """Memory per trial for decoded frames, in MiB."""
     dashboard: bool = False

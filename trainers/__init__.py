@@ -1,0 +1,1 @@
+"""Backbones, data, the one training loop, evaluation. Nothing here knows Ray."""

@@ -1,0 +1,1 @@
+"""Command line, searches, Ray, the trial store, reports and hand-off."""

@@ -1,0 +1,187 @@
+"""`orchestrate pas --dry-run`: what would be trained, what it costs, and about how long it takes. Trains nothing.
+
+Time is measured, not guessed from a table: one training step and one forward pass of the teacher on random clips,
+scaled to every hypothesis by its multiply-adds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from compression.cost import Cost
+from compression.spec import NetworkSpec
+from configs.schema import RunSettings
+from orchestrator.observer import Observer
+from orchestrator.pas import Hypothesis, Model, PasSearch
+from orchestrator.report import count, duration
+from orchestrator.session import Session
+from trainers.backbones import build
+from trainers.data.clips import steps_per_epoch
+from trainers.trial import Trial
+
+MEASURED_CLIPS = 4
+"""Clips in the measured step."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that would be trained, or is already in the store."""
+
+    trial: Trial
+    cost: Cost
+    seconds: float
+    """Estimated time to train it."""
+    stored: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do."""
+
+    run: str
+    teacher: PlannedTrial
+    first_iteration: list[PlannedTrial]
+    iterations: int
+    controls: bool
+    train_videos: int
+    slots: int
+    """Trials at a time."""
+
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs of all trials of all iterations, those in the store included; an upper bound, as axes exhaust."""
+        per_trial = [planned.trial.train.epochs for planned in self.first_iteration if planned.trial.train]
+        teacher = self.teacher.trial.train.epochs if self.teacher.trial.train else 0
+        controls = self.iterations * per_trial[0] if self.controls else 0
+        return teacher + self.iterations * sum(per_trial) + controls
+
+    @property
+    def seconds(self) -> float:
+        """Estimated wall time of everything that is not in the store, an upper bound: later iterations cost less."""
+        first = sum(planned.seconds for planned in self.first_iteration if not planned.stored)
+        every = sum(planned.seconds for planned in self.first_iteration)
+        controls = self.iterations * max(planned.seconds for planned in self.first_iteration) if self.controls else 0
+        teacher = 0.0 if self.teacher.stored else self.teacher.seconds
+        return teacher + (first + (self.iterations - 1) * every + controls) / self.slots
+
+
+class Quiet:
+    """An observer that says nothing: a plan has no progress."""
+
+    def __getattr__(self, _name: str) -> object:
+        return lambda *_args, **_kwargs: None
+
+
+def make_plan(settings: RunSettings) -> Plan:
+    """Check the input, and plan the run.
+
+    Raises:
+        UserError: as the run itself would.
+    """
+    session = Session(settings, _quiet())
+    session.open()
+    teacher = session.teacher
+    base = Model(network=session.network, cost=session.cost(session.network), trial=teacher.digest, top1=1.0, top5=1.0)
+    search = PasSearch(base, settings.search, session.cost)
+    forward, step = measure_step(session.network)
+
+    def planned(trial: Trial) -> PlannedTrial:
+        cost = session.cost(trial.network)
+        share = cost.macs / base.cost.macs
+        epochs = trial.train.epochs if trial.train else 0
+        batch = trial.train.batch if trial.train else 1
+        clips = epochs * steps_per_epoch(session.manifest, settings.clips, batch) * batch
+        tests = len(session.manifest.val) * (settings.clips.test + epochs)
+        seconds = clips * (step * share + (forward if trial.teacher else 0)) + tests * forward * share
+        return PlannedTrial(trial, cost, seconds, session.store.result(trial.digest) is not None)
+
+    def trial_of(hypothesis: Hypothesis) -> Trial:
+        return session.planner.trial(hypothesis)
+
+    return Plan(
+        run=session.name,
+        teacher=planned(teacher),
+        first_iteration=[planned(trial_of(hypothesis)) for hypothesis in search.propose()],
+        iterations=settings.search.iterations,
+        controls=settings.search.control,
+        train_videos=len(session.manifest.train),
+        slots=slots(settings),
+    )
+
+
+def measure_step(network: NetworkSpec) -> tuple[float, float]:
+    """Seconds per clip of a forward pass and of a whole training step of a network here, with one thread."""
+    torch.set_num_threads(1)
+    module = build(network).train()
+    clips = torch.rand(MEASURED_CLIPS, 3, network.frames, network.input_side, network.input_side)
+
+    def forward() -> None:
+        with torch.no_grad():
+            module(clips)
+
+    def step() -> None:
+        module(clips).square().mean().backward()
+
+    return _median_seconds(forward) / MEASURED_CLIPS, _median_seconds(step) / MEASURED_CLIPS
+
+
+def slots(settings: RunSettings) -> int:
+    """Trials that this machine, or what the settings allow, trains at a time."""
+    from orchestrator.ray_runner import machine_cpus
+
+    runtime = settings.runtime
+    if runtime.runner == "local":
+        return 1
+    fit = max(1, int(machine_cpus() // runtime.cpus_per_trial))
+    return min(fit, runtime.max_concurrent or fit)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """The plan as a table and three lines."""
+    table = Table(title=f"Plan of run {plan.run} (iteration 1; later ones start from its winner)", title_justify="left")
+    for heading in ("trial", "starts from"):
+        table.add_column(heading)
+    for heading in ("frames", "side", "GMACs", "parameters", "epochs", "about"):
+        table.add_column(heading, justify="right")
+    for planned in [plan.teacher, *plan.first_iteration]:
+        network, train = planned.trial.network, planned.trial.train
+        table.add_row(
+            planned.trial.name,
+            "parent's weights" if planned.trial.start else ("given weights" if train is None else "random weights"),
+            str(network.frames),
+            str(network.input_side),
+            f"{planned.cost.gmacs:.4g}",
+            count(planned.cost.params),
+            str(train.epochs if train else 0),
+            "in the store" if planned.stored else duration(planned.seconds),
+        )
+    console.print(table)
+    trials = 1 + plan.iterations * (len(plan.first_iteration) + plan.controls)
+    console.print(
+        f"At most {plan.iterations} iterations: {trials} trials, {plan.trial_epochs} trial-epochs "
+        f"over {plan.train_videos} training videos, {plan.slots} at a time."
+    )
+    console.print(
+        f"About {duration(plan.seconds)} on this machine at most, from a step measured here "
+        "(decoding and start-up not included)."
+    )
+
+
+def _median_seconds(function: object, runs: int = 3) -> float:
+    assert callable(function)
+    function()  # warm-up
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]
+
+
+def _quiet() -> Observer:
+    return Quiet()  # type: ignore[return-value]

@@ -1,0 +1,52 @@
+"""Which settings make a search this search and no other, and the name that follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import RunSettings
+
+EXTENDABLE = ("iterations", "target_gmacs", "max_drop", "control")
+"""Search settings that may change from one start to the next: they only decide how far the same search goes."""
+
+
+def identity(settings: RunSettings, algorithm: str) -> dict[str, Any]:
+    """All settings that determine results, as JSON; without where it runs and how far it goes."""
+    kept = settings.model_dump(mode="json", exclude={"runtime"})
+    for key in EXTENDABLE:
+        kept["search"].pop(key)
+    return {"algorithm": algorithm, **kept}
+
+
+def default_name(settings: RunSettings, algorithm: str) -> str:
+    """`slowfast-pas-1a2b3c`: the same settings come back to the same run."""
+    text = json.dumps(identity(settings, algorithm), sort_keys=True)
+    return f"{settings.network.backbone}-{algorithm}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def require_same_identity(state: dict[str, Any] | None, settings: RunSettings, algorithm: str) -> None:
+    """Refuse to continue a run with settings that make it another search.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if state is None:
+        return
+    before, now = _flat(state["identity"]), _flat(identity(settings, algorithm))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:5])
+        raise UserError(
+            f"run {state['run']!r} holds a search with other settings ({shown}). "
+            "Choose another --name; trials that both share are not trained twice"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries by dotted path."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,0 +1,120 @@
+"""Running a batch of trials: what a runner is, the one that needs no cluster, and the look-up before either.
+
+A runner is asked for the trials of one stage (one PAS iteration, one sweep) and answers with their results. It never
+sees a trial whose result is already in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any, Protocol, Self
+
+from orchestrator.observer import Observer
+from orchestrator.store import Store
+from trainers.files import write_text
+from trainers.loop import EpochMetrics, run_trial
+from trainers.site import Site
+from trainers.trial import Trial, TrialResult
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Trains trials, somewhere. A context manager: what it starts, it stops."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def train(self, stage: str, trials: Sequence[Trial], *, threads: int | None = None) -> list[TrialResult]:
+        """Train trials that the store does not know; results in the same order.
+
+        Args:
+            stage: name of the stage, for people.
+            trials: what to train.
+            threads: CPU threads per trial, where the stage is not to have the default number.
+        """
+        ...
+
+
+def run_stage(
+    runner: Runner,
+    store: Store,
+    observer: Observer,
+    stage: str,
+    trials: Sequence[Trial],
+    *,
+    threads: int | None = None,
+) -> list[TrialResult]:
+    """Results of a stage's trials: from the store where it knows them, from the runner where not."""
+    known = {trial.digest: result for trial in trials if (result := store.result(trial.digest))}
+    missing = list({trial.digest: trial for trial in trials if trial.digest not in known}.values())
+    for trial in trials:
+        if trial.digest in known:
+            known[trial.digest] = replace(known[trial.digest], cached=True, name=trial.name)
+            observer.trial_finished(known[trial.digest])
+    if missing:
+        results = runner.train(stage, missing, threads=threads)
+        known.update({result.trial: result for result in results})
+    return [known[trial.digest] for trial in trials]
+
+
+class LocalRunner:
+    """One trial after the other in this process: for debugging, and for machines without Ray."""
+
+    def __init__(self, site: Site, observer: Observer) -> None:
+        self.site = site
+        self.observer = observer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def train(self, stage: str, trials: Sequence[Trial], *, threads: int | None = None) -> list[TrialResult]:
+        """See `Runner.train`."""
+        site = self.site if threads is None else replace(self.site, threads=threads)
+        return [self._train(trial, site) for trial in trials]
+
+    def _train(self, trial: Trial, site: Site) -> TrialResult:
+        with closing(guarded(trial, site)) as epochs:
+            while True:
+                try:
+                    self.observer.epoch_finished(trial.digest, next(epochs))
+                except StopIteration as end:
+                    result: TrialResult = end.value
+                    self.observer.trial_finished(result)
+                    return result
+
+
+def guarded(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResult]:
+    """`run_trial`, with an error turned into a result of status `failed`.
+
+    An error that the trial would meet again is no reason to start it again on another node, so it is an answer. It is
+    not written as a result: once its cause is gone, the same command tries again. The traceback goes to `failure.txt`.
+    """
+    try:
+        return (yield from run_trial(trial, site))
+    except Exception as error:
+        log.debug("trial %s failed", trial.name, exc_info=True)
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError | OSError) else str(error)
+        try:
+            write_text(site.trial_folder(trial.digest) / "failure.txt", traceback.format_exc())
+        except OSError:
+            log.warning("the traceback of %s could not be written", trial.name)
+        return TrialResult(trial=trial.digest, name=trial.name, status="failed", reason=reason)
+
+
+def result_from(data: dict[str, Any]) -> TrialResult:
+    """A result that has travelled as a dictionary."""
+    return TrialResult(**data)
+
+
+def result_to(result: TrialResult) -> dict[str, Any]:
+    """A result as a dictionary of plain values."""
+    return asdict(result)

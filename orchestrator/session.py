@@ -1,0 +1,240 @@
+"""A run from settings to report: data, teacher, search, models. Every step can be cut off and done again.
+
+A search is replayed from its first step every time. Each trial that it proposes is looked up in the store: finished,
+its result is the answer; half-trained, it goes on; unknown, it is trained. So running again resumes, and more
+iterations extend.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from compression.cost import Cost, measure_cost
+from compression.spec import NetworkSpec
+from configs.errors import RunError
+from configs.loader import resolved_yaml
+from configs.schema import RunSettings
+from orchestrator import state as states
+from orchestrator.identity import default_name, identity, require_same_identity
+from orchestrator.models import export_models
+from orchestrator.observer import Observer, TrialRow
+from orchestrator.pas import Hypothesis, Model, PasSearch
+from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
+from orchestrator.report.html import write_report
+from orchestrator.runner import LocalRunner, Runner, run_stage
+from orchestrator.selection import Selection
+from orchestrator.state import State
+from orchestrator.store import Store
+from trainers.backbones import build
+from trainers.data.manifest import build_manifest
+from trainers.files import write_text
+from trainers.site import Site
+from trainers.trial import Trial, TrialResult
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One run of `pas` or `train`."""
+
+    def __init__(self, settings: RunSettings, observer: Observer, *, algorithm: str = "pas") -> None:
+        self.settings = settings
+        self.observer = observer
+        self.algorithm = algorithm
+        self.store = Store(settings.runtime.runs)
+        self.name = settings.runtime.name or default_name(settings, algorithm)
+        self.run = self.store.run(self.name)
+        self.search: PasSearch | None = None
+        self.results: list[TrialResult] = []
+        self.teacher_result: TrialResult | None = None
+        self.costs: dict[NetworkSpec, Cost] = {}
+        self.started = time.monotonic()
+
+    def open(self) -> None:
+        """Check the input and read the data; nothing is trained yet.
+
+        Raises:
+            UserError: whatever is wrong with settings, data, teacher or folder.
+        """
+        settings = self.settings
+        self.store.prepare()
+        require_same_identity(self.run.read_state(), settings, self.algorithm)
+        network = teacher_network(settings)
+        self.manifest = build_manifest(settings.data, min_frames=network.clip_frames)
+        self.network = with_classes_of(network, self.manifest, settings)
+        self.planner = Planner(settings, self.manifest, self.network)
+        self.teacher = self.planner.teacher()
+        if settings.teacher.weights:
+            place_teacher_weights(self.store, self.teacher, settings.teacher.weights)
+
+    def execute(self) -> State:
+        """Do the run, or what is left of it.
+
+        Returns:
+            The final state, which is also in the run's folder, with the report and the models.
+
+        Raises:
+            UserError: as `open`; also another driver at work on this run.
+            RunError: the teacher or every hypothesis of an iteration failed.
+        """
+        self.open()
+        with self.run.locked():
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
+            write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
+            self.run.log("started", commit=states.commit())
+            try:
+                with self._runner() as runner:
+                    self._train_all(runner)
+            except BaseException as error:
+                self._save("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error) or None)
+                raise
+            return self._finish()
+
+    def _train_all(self, runner: Runner) -> None:
+        self._save("running")
+        self._train_teacher(runner)
+        if self.algorithm == "train":
+            return
+        self.search = PasSearch(self._teacher_model(), self.settings.search, self.cost)
+        while proposed := self.search.propose():
+            self._save("running")
+            results = self._stage(runner, f"iteration {proposed[0].iteration}", proposed)
+            self.search.tell(results)
+            self._announce(proposed)
+        self._save("running")
+
+    def _train_teacher(self, runner: Runner) -> None:
+        self.observer.stage_started("teacher", [self._row(self.teacher)])
+        threads = self._teacher_threads()
+        (result,) = run_stage(runner, self.store, self.observer, "teacher", [self.teacher], threads=threads)
+        self.teacher_result = result
+        self._record([self.teacher], [result])
+        if result.status != "finished":
+            raise RunError(f"the teacher {result.status}: {result.reason}")
+        self.observer.stage_finished(f"teacher: top-1 {result.top1:.3f}")
+
+    def _stage(self, runner: Runner, stage: str, proposed: Sequence[Hypothesis]) -> list[TrialResult]:
+        trials = [self.planner.trial(hypothesis) for hypothesis in proposed]
+        self.observer.stage_started(stage, [self._row(trial) for trial in trials])
+        results = run_stage(runner, self.store, self.observer, stage.replace("iteration ", "iter-"), trials)
+        self._record(trials, results)
+        return results
+
+    def _record(self, trials: Sequence[Trial], results: Sequence[TrialResult]) -> None:
+        self.results += results
+        for trial, result in zip(trials, results, strict=True):
+            self.run.link_trial(trial.name, self.store.trial_folder(trial.digest))
+            self.run.log("trial", name=trial.name, trial=trial.digest, status=result.status, top1=result.top1)
+
+    def _announce(self, proposed: Sequence[Hypothesis]) -> None:
+        assert self.search is not None
+        number = proposed[0].iteration
+        iteration = self.search.iterations[number - 1]
+        selection = iteration.selection
+        if proposed[0].kind == "control" or not isinstance(selection, Selection):
+            self.observer.stage_finished(f"control of PAS-{number} done")
+            return
+        verdict = "" if iteration.accepted else " (not accepted)"
+        self.run.log("selected", iteration=number, axis=selection.winner.axis, rule=selection.rule, why=selection.why)
+        self.observer.stage_finished(
+            f"PAS-{number}: axis {selection.winner.axis}{verdict}, top-1 {selection.winner.top1:.3f}, "
+            f"rule {selection.rule}: {selection.why}"
+        )
+
+    def _runner(self) -> Runner:
+        runtime = self.settings.runtime
+        site = Site(
+            store=self.store.root,
+            device="cuda" if runtime.gpus_per_trial > 0 else "cpu",
+            threads=max(1, int(runtime.cpus_per_trial)),
+            checkpoint_every=runtime.checkpoint_every,
+            loader_workers=runtime.loader_workers,
+            cache_mb=runtime.cache_mb,
+            max_quarantined=self.settings.data.max_quarantined,
+        )
+        if runtime.runner == "local":
+            return LocalRunner(site, self.observer)
+        from orchestrator.ray_runner import RayRunner  # Ray takes a second to import
+
+        metadata = {"algorithm": self.algorithm, "backbone": self.network.backbone, "run": self.name}
+        return RayRunner(site, runtime, self.observer, run=self.name, metadata=metadata)
+
+    def _teacher_threads(self) -> int | None:
+        """Alone on this machine's CPUs, the teacher gets all of them; elsewhere it is a trial like any other."""
+        runtime = self.settings.runtime
+        if runtime.runner == "local" or runtime.address is not None or runtime.gpus_per_trial > 0:
+            return None
+        from orchestrator.ray_runner import machine_cpus
+
+        return machine_cpus()
+
+    def _teacher_model(self) -> Model:
+        result = self.teacher_result
+        assert result is not None
+        assert result.top1 is not None
+        assert result.top5 is not None
+        return Model(
+            network=self.network, cost=self.cost(self.network), trial=result.trial, top1=result.top1, top5=result.top5
+        )
+
+    def cost(self, network: NetworkSpec) -> Cost:
+        """C(·), measured once per network."""
+        if network not in self.costs:
+            self.costs[network] = measure_cost(network, build)
+        return self.costs[network]
+
+    def _row(self, trial: Trial) -> TrialRow:
+        cost = self.cost(trial.network)
+        epochs = trial.train.epochs if trial.train else 0
+        return TrialRow(name=trial.name, digest=trial.digest, epochs=epochs, gmacs=cost.gmacs, params=cost.params)
+
+    def state(self, status: str, reason: str | None = None) -> State:
+        """What there is to say now."""
+        search = self.search
+        runtime = self.settings.runtime
+        return {
+            "run": self.name,
+            "algorithm": self.algorithm,
+            "backbone": self.network.backbone,
+            "status": status,
+            "stop_reason": reason or (search.stop_reason if search else None),
+            "seed": self.settings.seed,
+            "data": states.data_state(self.settings, self.manifest),
+            "versions": states.versions(),
+            "identity": identity(self.settings, self.algorithm),
+            "config": self.settings.model_dump(mode="json"),
+            "teacher": states.trial_state(self.teacher, self.cost(self.network), self.teacher_result),
+            "iterations": [states.iteration_state(i, self.planner.trial) for i in search.iterations] if search else [],
+            "family": states.family_state(search) if search else [],
+            "stats": states.statistics(self.results, time.monotonic() - self.started, runtime.cpus_per_trial),
+        }
+
+    def _save(self, status: str, reason: str | None = None) -> State:
+        current = self.state(status, reason)
+        self.run.write_state(current)
+        return current
+
+    def _finish(self) -> State:
+        final = self._save("running")
+        export_models(self.store, self.run, final)
+        final["status"] = "finished"
+        write_report(final, self.curves(final), self.run.path)
+        self.run.write_state(final)
+        self.run.log("finished", reason=final["stop_reason"], **final["stats"])
+        return final
+
+    def curves(self, state: State) -> dict[str, list[dict[str, Any]]]:
+        """Metrics per epoch of every trial that a state names."""
+        return curves_of(self.store, state)
+
+
+def curves_of(store: Store, state: State) -> dict[str, list[dict[str, Any]]]:
+    """Metrics per epoch of every trial that a state names, by digest."""
+    trials = [state["teacher"]]
+    for iteration in state["iterations"]:
+        trials += iteration["hypotheses"] + ([iteration["control"]] if iteration["control"] else [])
+    return {trial["trial"]: store.metrics(trial["trial"]) for trial in trials}

@@ -1,0 +1,139 @@
+"""What a run says of itself: the JSON behind `show --json`, the report and the model cards."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compression.cost import Cost
+from configs.schema import RunSettings
+from orchestrator.pas import Hypothesis, Iteration, PasSearch
+from trainers.data.manifest import Manifest
+from trainers.trial import Trial, TrialResult
+
+State = dict[str, Any]
+
+
+def trial_state(trial: Trial, cost: Cost, result: TrialResult | None) -> dict[str, Any]:
+    """One trained network; accuracies are null until it is finished."""
+    return {
+        "name": trial.name,
+        "status": result.status if result else "pending",
+        "top1": result.top1 if result else None,
+        "top5": result.top5 if result else None,
+        "gmacs": cost.gmacs,
+        "params": cost.params,
+        "frames": trial.network.frames,
+        "side": trial.network.input_side,
+        "warm_started": trial.start is not None,
+        "seconds": result.seconds if result else None,
+        "epochs": result.epochs if result else 0,
+        "trial": trial.digest,
+        "cached": bool(result and result.cached),
+        "reason": result.reason if result else None,
+    }
+
+
+def iteration_state(iteration: Iteration, trial_of: Callable[[Hypothesis], Trial]) -> dict[str, Any]:
+    """One iteration: its hypotheses, what was chosen and why."""
+    results: Sequence[TrialResult | None] = iteration.results or [None] * len(iteration.hypotheses)
+    selection = iteration.selection
+    return {
+        "iteration": iteration.number,
+        "rule": selection.rule if selection else None,
+        "why": selection.why if selection else None,
+        "winner": selection.winner.axis if selection else None,
+        "accepted": iteration.accepted,
+        "skipped": [{"axis": axis, "reason": reason} for axis, reason in iteration.skipped.items()],
+        "hypotheses": [
+            {"axis": h.axis, **trial_state(trial_of(h), h.cost, result)}
+            for h, result in zip(iteration.hypotheses, results, strict=True)
+        ],
+        "control": (
+            {"axis": c.axis, **trial_state(trial_of(c), c.cost, iteration.control_result)}
+            if (c := iteration.control)
+            else None
+        ),
+    }
+
+
+def family_state(search: PasSearch) -> list[dict[str, Any]]:
+    """PAS-1 … PAS-T, where they are saved."""
+    family = []
+    sequence = ""
+    for iteration in search.family:
+        assert iteration.winner is not None
+        hypothesis, result = iteration.hypotheses[iteration.winner], iteration.results[iteration.winner]
+        sequence += hypothesis.axis
+        family.append(
+            {
+                "name": f"PAS-{iteration.number}",
+                "axis": hypothesis.axis,
+                "sequence": sequence,
+                "top1": result.top1,
+                "top5": result.top5,
+                "gmacs": hypothesis.cost.gmacs,
+                "params": hypothesis.cost.params,
+                "frames": hypothesis.network.frames,
+                "side": hypothesis.network.input_side,
+                "path": f"models/PAS-{iteration.number}",
+                "trial": result.trial,
+            }
+        )
+    return family
+
+
+def data_state(settings: RunSettings, manifest: Manifest) -> dict[str, Any]:
+    """Which data it was."""
+    return {
+        "source": settings.data.source,
+        "path": str(manifest.root),
+        "split": settings.data.split,
+        "fingerprint": manifest.fingerprint,
+        "train_videos": len(manifest.train),
+        "val_videos": len(manifest.val),
+        "classes": list(manifest.classes),
+        "quarantined": [{"path": str(path), "reason": reason} for path, reason in manifest.quarantined],
+    }
+
+
+def statistics(results: Sequence[TrialResult], wall_seconds: float, cpus_per_trial: float) -> dict[str, Any]:
+    """What the run trained, and what it did not have to."""
+    trained = [result for result in results if not result.cached]
+    return {
+        "trained": len(trained),
+        "cached": len(results) - len(trained),
+        "trial_epochs": sum(result.epochs for result in trained),
+        "seconds": round(wall_seconds, 1),
+        "core_seconds": round(sum(result.seconds for result in trained) * cpus_per_trial, 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions behind a run."""
+    packages = ("torch", "torchvision", "ray", "numpy", "av")
+    return {
+        "orchestrate": version("video-compression-orchestrator"),
+        "commit": commit(),
+        "python": sys.version.split()[0],
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+    }
+
+
+def commit() -> str:
+    """Commit of this checkout, with `+changes` where it is not clean; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--match="],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()

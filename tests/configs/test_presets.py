@@ -1,0 +1,97 @@
+"""Every shipped preset can be used, and states the recipe that it names."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import torch
+import yaml
+
+from configs.loader import PRESETS, embedded_preset, json_schema, load_settings, preset_names
+from configs.schema import RunSettings
+
+
+@pytest.fixture(params=preset_names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_preset_opens_with_the_command_that_runs_it(name: str) -> None:
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    backbone = load_settings(name).network.backbone
+    own_command = f"orchestrate pas --backbone {backbone}" if "embedded" in name else f"orchestrate pas --config {name}"
+    assert f"{lines[1]} ".startswith(f"#   {own_command} ")
+
+
+def test_a_preset_follows_the_json_schema(name: str) -> None:
+    values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(values, json.loads(json_schema()), cls=jsonschema.Draft202012Validator)
+
+
+def test_a_preset_s_network_builds(name: str) -> None:
+    from trainers import backbones
+
+    settings = load_settings(name)
+    spec = backbones.preset(settings.network, classes=8)
+    assert spec.backbone == settings.network.backbone
+    with torch.device("meta"):
+        network = backbones.build(spec)
+        logits = network.eval()(torch.empty(2, 3, spec.frames, spec.input_side, spec.input_side))
+    assert logits.shape == (2, 8)
+
+
+@pytest.mark.parametrize("backbone", ["slowfast", "r2plus1d"])
+def test_the_embedded_presets_shrink_their_backbone_on_data_made_on_the_spot(backbone: str) -> None:
+    settings = load_settings(embedded_preset(backbone))
+    assert settings.network.backbone == backbone
+    assert settings.network.preset == "tiny"
+    assert settings.data.source == "moving-digits"
+    assert not settings.clips.flip  # the label is a direction
+    assert settings.runtime == RunSettings().runtime
+
+
+def test_embedded_presets_differ_in_the_backbone_alone() -> None:
+    assert load_settings("embedded-r2plus1d") == load_settings("embedded", ["network.backbone=r2plus1d"])
+
+
+def test_kinetics_r2plus1d_is_the_source_s_recipe() -> None:
+    settings = load_settings("kinetics-r2plus1d")
+    train, clips = settings.train, settings.clips
+    assert (train.batch, train.lr, train.epochs) == (64 * 24, 0.96, 45)
+    assert (train.schedule, train.step_epochs, train.warmup_epochs) == ("step", 10, 10)
+    assert (train.momentum, train.weight_decay) == (0.9, 1e-4)
+    assert (clips.resize, clips.train_crop, clips.train_short_side) == ((128, 171), 112, None)
+    assert (clips.per_video, clips.test) == (3, 10)
+    assert settings.teacher.train == train
+
+
+def test_kinetics_slowfast_is_the_source_s_recipe() -> None:
+    settings = load_settings("kinetics-slowfast")
+    train, clips = settings.train, settings.clips
+    assert (train.batch, train.lr, train.epochs) == (128 * 16, 1.6, 45)
+    assert (train.schedule, train.warmup_epochs) == ("cosine", 5)
+    assert (train.momentum, train.weight_decay) == (0.9, 1e-4)
+    assert (clips.train_short_side, clips.train_crop, clips.resize) == ((256, 320), 224, 256)
+    assert (clips.per_video, clips.test) == (3, 10)
+    assert settings.teacher.train == train
+
+
+@pytest.mark.parametrize("name", ["kinetics-r2plus1d", "kinetics-slowfast", "ucf101-r2plus1d"])
+def test_presets_of_the_source_distil_and_search_as_it_does(name: str) -> None:
+    settings = load_settings(name)
+    assert settings.network.preset == "full"
+    assert (settings.search.iterations, settings.search.warm_start_lr_divisor) == (5, 10)
+    assert settings.search.axes == ("s", "t", "f", "c", "l")
+    assert settings.search.factors == {}  # the source's
+    assert (settings.distillation.temperature, settings.distillation.teacher_mode) == (5, "train")
+    assert settings.distillation.features == "none"
+
+
+def test_ucf101_starts_from_random_weights_on_the_first_split() -> None:
+    settings = load_settings("ucf101-r2plus1d")
+    assert settings.teacher.weights is None
+    assert (settings.data.source, settings.data.split) == ("ucf101", 1)
+    assert settings.search.control  # the last column of Table 6.9

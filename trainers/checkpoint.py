@@ -1,0 +1,115 @@
+"""Checkpoints from which a training goes on as if it had never stopped.
+
+A checkpoint is a folder `checkpoints/epoch-0007/` with the weights (safetensors), the optimiser's state (a file that
+`torch.load(weights_only=True)` reads) and `manifest.json`. The folder is written under a temporary name and renamed
+when whole; the manifest, written last, has the hash of every file, and a reader trusts nothing without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainers.files import read_json, sha256_of, write_json
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMISER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come."""
+
+    epoch: int
+    """Epochs done."""
+    history: list[dict[str, Any]]
+    """Metrics of each epoch done."""
+    seconds: float
+    """Time spent on them."""
+
+
+def save_checkpoint(
+    folder: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int = 2
+) -> Path:
+    """Write `folder/epoch-NNNN/` and remove all but the newest `keep` checkpoints.
+
+    Raises:
+        OSError: the disk is full or can't be written to; older checkpoints are untouched.
+    """
+    final = folder / f"epoch-{progress.epoch:04d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_file(tensors_of(module), temporary / WEIGHTS)
+        torch.save(optimizer.state_dict(), temporary / OPTIMISER)
+        manifest = {
+            "epoch": progress.epoch,
+            "seconds": progress.seconds,
+            "history": progress.history,
+            "sha256": {name: sha256_of(temporary / name) for name in (WEIGHTS, OPTIMISER)},
+        }
+        write_json(temporary / MANIFEST, manifest)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for stale in _newest_first(folder)[keep:]:
+        shutil.rmtree(stale, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Restore the newest whole checkpoint below `folder`; None when there is none.
+
+    A checkpoint whose manifest or hashes don't hold is passed over with a warning, and the one before it is used.
+    """
+    for checkpoint in _newest_first(folder):
+        manifest = read_json(checkpoint / MANIFEST)
+        if manifest is None or not _is_whole(checkpoint, manifest["sha256"]):
+            log.warning("checkpoint %s is damaged and is passed over", checkpoint)
+            continue
+        module.load_state_dict(load_file(checkpoint / WEIGHTS))
+        optimizer.load_state_dict(torch.load(checkpoint / OPTIMISER, weights_only=True, map_location="cpu"))
+        return Progress(manifest["epoch"], manifest["history"], manifest["seconds"])
+    return None
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write a module's parameters and buffers as safetensors (not atomic by itself)."""
+    save_file(tensors_of(module), path)
+
+
+def load_weights_file(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: it is no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, in memory order that safetensors accepts (it refuses strided views)."""
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*"), reverse=True)
+
+
+def _is_whole(checkpoint: Path, hashes: dict[str, str]) -> bool:
+    return all((checkpoint / name).is_file() and sha256_of(checkpoint / name) == sha for name, sha in hashes.items())

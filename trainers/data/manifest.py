@@ -1,0 +1,177 @@
+"""What a data set consists of: every usable video with its label and length, and why the others are not usable.
+
+The fingerprint names the content wherever it lies: it is taken over the videos' splits, relative paths, labels, sizes
+and their first and last 4 KiB, and enters the digest of every trial.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import DataSettings
+from trainers.data.decode import DecodeError, VideoInfo, probe_video
+from trainers.data.quarantine import Quarantine
+from trainers.data.sources import SOURCES, Labelled
+from trainers.files import read_json, write_json
+
+PROBE_THREADS = 8
+HASHED_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Video:
+    """One usable video."""
+
+    path: str
+    """Relative to the data set's folder, with forward slashes."""
+    label: int
+    """Index of its class."""
+    frames: int
+    """Length in frames, counted."""
+    fps: float
+    """Frames per second; 0 where the file does not say."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set as a run uses it."""
+
+    root: Path
+    """Folder of the data set; the only field that depends on where it lies."""
+    source: str
+    """Key of `SOURCES`."""
+    classes: tuple[str, ...]
+    """Names of the classes, by label."""
+    train: tuple[Video, ...]
+    """Training videos, by path."""
+    val: tuple[Video, ...]
+    """Validation videos, by path."""
+    quarantined: tuple[tuple[str, str], ...]
+    """Unusable videos: path and reason."""
+    fingerprint: str
+    """SHA-256 of what is used of the data, in hexadecimal."""
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_json(path, {**dataclasses.asdict(self), "root": str(self.root)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        try:
+            fields = read_json(path)
+            return cls(
+                root=Path(fields["root"]),
+                source=fields["source"],
+                classes=tuple(fields["classes"]),
+                train=tuple(Video(**video) for video in fields["train"]),
+                val=tuple(Video(**video) for video in fields["val"]),
+                quarantined=tuple((name, reason) for name, reason in fields["quarantined"]),
+                fingerprint=fields["fingerprint"],
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is missing or no data manifest; list the data again") from error
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A listed video after a look at its file."""
+
+    split: str
+    listed: Labelled
+    info: VideoInfo | None = None
+    content: tuple[int, str] = (0, "")
+    """Size in bytes, and hash of both ends."""
+    reason: str | None = None
+    """Why it can't be used."""
+
+
+def build_manifest(data: DataSettings, *, min_frames: int) -> Manifest:
+    """List a data set and look at every file.
+
+    Args:
+        data: where it is.
+        min_frames: raw frames of a clip; shorter videos can't be used.
+
+    Raises:
+        UserError: the listing is wrong, too many videos are unusable, or none is left.
+    """
+    listing = SOURCES[data.source](data)
+    everything = [("train", video) for video in listing.train] + [("val", video) for video in listing.val]
+    with ThreadPoolExecutor(PROBE_THREADS) as threads:
+        found = list(threads.map(lambda item: _look_at(listing.root, item[0], item[1], min_frames), everything))
+    _check_any_fits(found, min_frames)
+    good = sorted((item for item in found if item.reason is None), key=lambda item: (item.split, item.listed.path))
+    known = [(item.listed.path, item.reason) for item in found if item.reason is not None]
+    quarantine = Quarantine(len(found), data.max_quarantined, known)
+    quarantine.check()
+    videos = {split: tuple(map(_video, group)) for split, group in itertools.groupby(good, lambda item: item.split)}
+    for split in ("train", "val"):
+        if split not in videos:
+            raise UserError(f"{listing.root} has no usable {split} video; see that the listed files are whole")
+    return Manifest(
+        root=listing.root,
+        source=data.source,
+        classes=listing.classes,
+        train=videos["train"],
+        val=videos["val"],
+        quarantined=tuple(quarantine.items()),
+        fingerprint=_fingerprint(good),
+    )
+
+
+def _look_at(root: Path, split: str, listed: Labelled, min_frames: int) -> _Found:
+    path = root / listed.path
+    try:
+        content = _ends(path)
+        if content[0] == 0:
+            return _Found(split, listed, reason="is empty (0 bytes)")
+        info = probe_video(path)
+    except FileNotFoundError:
+        return _Found(split, listed, reason="does not exist")
+    except OSError as error:
+        return _Found(split, listed, reason=error.strerror or str(error))
+    except DecodeError as error:
+        return _Found(split, listed, reason=error.reason)
+    reason = f"{info.frames} frames, but a clip needs {min_frames}" if info.frames < min_frames else None
+    return _Found(split, listed, info, content, reason)
+
+
+def _ends(path: Path) -> tuple[int, str]:
+    """Size in bytes, and hash of the first and the last 4 KiB."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        first = file.read(HASHED_BYTES)
+        file.seek(max(0, size - HASHED_BYTES))
+        return size, hashlib.sha256(first + file.read(HASHED_BYTES)).hexdigest()
+
+
+def _check_any_fits(found: list[_Found], min_frames: int) -> None:
+    readable = [(item.info.frames, item.listed.path) for item in found if item.info is not None]
+    frames, path = max(readable, default=(min_frames, ""))
+    if frames < min_frames:
+        raise UserError(
+            f"a clip of {min_frames} frames is longer than every video: the longest, {path}, has {frames}; "
+            f"set network.clip_frames to {frames} or less, or use longer videos"
+        )
+
+
+def _video(item: _Found) -> Video:
+    assert item.info is not None
+    return Video(item.listed.path, item.listed.label, item.info.frames, item.info.fps)
+
+
+def _fingerprint(good: list[_Found]) -> str:
+    rows = sorted((item.split, item.listed.path, item.listed.label, *item.content) for item in good)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

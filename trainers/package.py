@@ -1,0 +1,126 @@
+"""A network on disk: `network.json` says what it is, `model.safetensors` has its weights. No pickle.
+
+A finished trial's folder and a handed-over model folder are both packages; either is enough to build the network
+again without the search, the data or Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.spec import NetworkSpec
+from configs.errors import UserError
+from configs.schema import ClipSettings
+from trainers.backbones import BACKBONES, VideoNetwork, build
+from trainers.checkpoint import load_weights_file, save_weights
+from trainers.files import read_json, write_atomically, write_json
+
+NETWORK_FILE, WEIGHTS_FILE = "network.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What `network.json` says."""
+
+    spec: NetworkSpec
+    """The network."""
+    clips: ClipSettings
+    """How its clips were cut: evaluation resize, crop and number of clips."""
+    classes: tuple[str, ...]
+    """Label names, in the classifier's order."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; the input's normalisation is written out for readers without our code."""
+        backbone = BACKBONES[self.spec.backbone]
+        return {
+            "spec": self.spec.to_dict(),
+            "classes": list(self.classes),
+            "clips": self.clips.model_dump(mode="json"),
+            "input": {
+                "layout": "clip, channel (RGB), frame, height, width",
+                "range": "uint8 / 255, minus mean, over std",
+                "mean": list(backbone.mean),
+                "std": list(backbone.std),
+                "frames": self.spec.frames,
+                "side": self.spec.input_side,
+                "raw_frame_indices": list(self.spec.frame_indices()),
+            },
+        }
+
+
+def save_package(folder: Path, network: VideoNetwork, description: Description) -> None:
+    """Write weights, then the description; each file appears whole."""
+    write_atomically(folder / WEIGHTS_FILE, lambda path: save_weights(path, network))
+    write_json(folder / NETWORK_FILE, description.to_dict())
+
+
+def read_description(folder: Path) -> Description:
+    """Read `network.json`.
+
+    Raises:
+        UserError: the folder is no package, or describes a network that this version doesn't know.
+    """
+    data = read_json(folder / NETWORK_FILE)
+    if data is None:
+        raise UserError(
+            f"{folder} is no model folder: it needs a readable {NETWORK_FILE} beside {WEIGHTS_FILE}. "
+            "`orchestrate show RUN` lists the models of a run."
+        )
+    try:
+        spec = NetworkSpec.from_dict(data["spec"])
+        description = Description(
+            spec=spec, clips=ClipSettings.model_validate(data["clips"]), classes=tuple(data["classes"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / NETWORK_FILE} describes no network that this version can build: {error}") from error
+    if spec.backbone not in BACKBONES:
+        raise UserError(
+            f"{folder / NETWORK_FILE}: backbone is {spec.backbone!r}, but this version knows {', '.join(BACKBONES)}"
+        )
+    return description
+
+
+def load_package(folder: Path) -> tuple[VideoNetwork, Description]:
+    """Build the network that a folder describes, with its weights, in evaluation mode.
+
+    Raises:
+        UserError: no package, or weights that don't fit the description.
+    """
+    description = read_description(folder)
+    network = build_with(description.spec, read_weights(folder))
+    return network.eval(), description
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a package.
+
+    Raises:
+        UserError: missing, or no safetensors file.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_weights_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: copy it beside {NETWORK_FILE}") from None
+    except ValueError as error:
+        raise UserError(f"{error}. Export it again, or copy the file in binary mode") from error
+
+
+def build_with(spec: NetworkSpec, weights: dict[str, Tensor]) -> VideoNetwork:
+    """The network of a spec with given weights.
+
+    Raises:
+        UserError: names or shapes don't fit.
+    """
+    with torch.device("meta"):
+        network = build(spec)
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"the weights don't fit a {spec.backbone} of this spec: {error}") from error
+    return network

@@ -1,0 +1,73 @@
+"""A trial's folder as a record: metrics per epoch, and the result that is written last.
+
+runs/trials/<digest>/  lock, checkpoints/, metrics.jsonl, network.json, model.safetensors, result.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from trainers.data.quarantine import Quarantine
+from trainers.files import read_json, sha256_of, write_json, write_text
+from trainers.package import WEIGHTS_FILE
+from trainers.trial import Trial, TrialResult
+
+log = logging.getLogger(__name__)
+
+RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
+
+
+def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write the metrics of all epochs done, a JSON object per line."""
+    write_text(folder / METRICS_FILE, "".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Metrics of the epochs done; empty when there are none yet."""
+    path = folder / METRICS_FILE
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def write_result(folder: Path, trial: Trial, result: TrialResult, quarantine: Quarantine) -> None:
+    """Write `result.json`: result, trial, versions and the hash of the weights."""
+    weights = folder / WEIGHTS_FILE
+    record = {
+        "result": dataclasses.asdict(result),
+        "trial": trial.to_dict(),
+        "versions": versions(),
+        "quarantined": [{"path": path, "reason": reason} for path, reason in quarantine.items()],
+        "weights_sha256": sha256_of(weights) if result.status == "finished" else None,
+    }
+    write_json(folder / RESULT_FILE, record)
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """The result of a trial; None when it has none, or when its weights are missing or not those it was written for."""
+    record = read_json(folder / RESULT_FILE)
+    if record is None:
+        return None
+    result = TrialResult(**record["result"])
+    weights = folder / WEIGHTS_FILE
+    if result.status == "finished" and not (weights.is_file() and sha256_of(weights) == record["weights_sha256"]):
+        log.warning("%s does not match its result: the trial is trained again", weights)
+        return None
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("torch", "torchvision", "av", "numpy", "ray", "video-compression-orchestrator")
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
