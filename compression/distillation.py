@@ -55,9 +55,9 @@ def softened_kl(
         raise ValueError(f"temperature is {temperature}, but must be > 0 (1 is plain KL divergence)")
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    torch_name = "batchmean" if reduction == "class_sum" else "mean"
-    kl = F.kl_div(log_student, log_teacher, reduction=torch_name, log_target=True)
-    return kl * temperature**2
+    kl = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    labels = 1 if reduction == "class_sum" else student_logits.shape[-1]
+    return kl * temperature**2 / labels
 
 
 def feature_l2(

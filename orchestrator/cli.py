@@ -149,7 +149,7 @@ def profile(
     backbone: BackboneOption = None,
     reduce: Annotated[str, typer.Option(help="Steps, e.g. c,s,t,s,f.")] = "",
     preset: Annotated[Literal["full", "tiny"], typer.Option(help="The paper's network, or the one for CPUs.")] = "full",
-    classes: Annotated[int, typer.Option(help="Labels of the classifier.")] = 400,
+    classes: Annotated[int, typer.Option(min=1, help="Labels of the classifier.")] = 400,
     layers: Annotated[bool, typer.Option("--layers", help="Per-layer table of the last step (fvcore).")] = False,
     as_json: JsonOption = False,
     set_: SetOption = None,
@@ -172,7 +172,7 @@ def profile(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, e.g. runs/NAME/models/PAS-2.")],
     data: DataOption = None,
-    split: Annotated[int, typer.Option(help="Official split of UCF101 and HMDB51.")] = 1,
+    split: Annotated[int | None, typer.Option(help="Official split of UCF101 and HMDB51.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -11,21 +11,22 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from compression.cost import Cost
 from compression.spec import NetworkSpec
 from configs.schema import RunSettings
 from orchestrator.observer import Observer
 from orchestrator.pas import Hypothesis, Model, PasSearch
-from orchestrator.report import count, duration
+from orchestrator.report import count, duration, gmacs
 from orchestrator.session import Session
+from orchestrator.terminal import plain_table
 from trainers.backbones import build
 from trainers.data.clips import steps_per_epoch
 from trainers.trial import Trial
 
-MEASURED_CLIPS = 4
-"""Clips in the measured step."""
+MEASURED_MACS = 0.5e9
+"""Cost of the batch of the measured step: as many clips as make it, from 1 to `MEASURED_CLIPS`."""
+MEASURED_CLIPS = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def make_plan(settings: RunSettings) -> Plan:
     teacher = session.teacher
     base = Model(network=session.network, cost=session.cost(session.network), trial=teacher.digest, top1=1.0, top5=1.0)
     search = PasSearch(base, settings.search, session.cost)
-    forward, step = measure_step(session.network)
+    forward, step = measure_step(session.network, base.cost)
 
     def planned(trial: Trial) -> PlannedTrial:
         cost = session.cost(trial.network)
@@ -114,11 +115,13 @@ def make_plan(settings: RunSettings) -> Plan:
     )
 
 
-def measure_step(network: NetworkSpec) -> tuple[float, float]:
+def measure_step(network: NetworkSpec, cost: Cost) -> tuple[float, float]:
     """Seconds per clip of a forward pass and of a whole training step of a network here, with one thread."""
     torch.set_num_threads(1)
-    module = build(network).train()
-    clips = torch.rand(MEASURED_CLIPS, 3, network.frames, network.input_side, network.input_side)
+    batch = int(min(MEASURED_CLIPS, max(1, MEASURED_MACS // cost.macs)))
+    module = build(network).eval().to(memory_format=torch.channels_last_3d)
+    clips = torch.rand(batch, 3, network.frames, network.input_side, network.input_side)
+    clips = clips.contiguous(memory_format=torch.channels_last_3d)
 
     def forward() -> None:
         with torch.no_grad():
@@ -127,7 +130,7 @@ def measure_step(network: NetworkSpec) -> tuple[float, float]:
     def step() -> None:
         module(clips).square().mean().backward()
 
-    return _median_seconds(forward) / MEASURED_CLIPS, _median_seconds(step) / MEASURED_CLIPS
+    return _median_seconds(forward) / batch, _median_seconds(step) / batch
 
 
 def slots(settings: RunSettings) -> int:
@@ -143,22 +146,18 @@ def slots(settings: RunSettings) -> int:
 
 def print_plan(console: Console, plan: Plan) -> None:
     """The plan as a table and three lines."""
-    table = Table(title=f"Plan of run {plan.run} (iteration 1; later ones start from its winner)", title_justify="left")
-    for heading in ("trial", "starts from"):
-        table.add_column(heading)
-    for heading in ("frames", "side", "GMACs", "parameters", "epochs", "about"):
-        table.add_column(heading, justify="right")
+    console.print(f"Plan of run {plan.run}. Iteration 1 starts from the teacher, later ones from its winner.")
+    table = plain_table("trial", "start", ">clip", ">GMACs", ">params", ">epochs", ">about")
     for planned in [plan.teacher, *plan.first_iteration]:
         network, train = planned.trial.network, planned.trial.train
         table.add_row(
             planned.trial.name,
-            "parent's weights" if planned.trial.start else ("given weights" if train is None else "random weights"),
-            str(network.frames),
-            str(network.input_side),
-            f"{planned.cost.gmacs:.4g}",
+            "parent" if planned.trial.start else ("given weights" if train is None else "random"),
+            f"{network.frames}×{network.input_side}²",
+            gmacs(planned.cost.gmacs),
             count(planned.cost.params),
             str(train.epochs if train else 0),
-            "in the store" if planned.stored else duration(planned.seconds),
+            "stored" if planned.stored else duration(planned.seconds),
         )
     console.print(table)
     trials = 1 + plan.iterations * (len(plan.first_iteration) + plan.controls)

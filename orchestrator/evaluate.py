@@ -74,7 +74,7 @@ def data_of(folder: Path, flags: Mapping[str, Any]) -> DataSettings:
         recorded = read_json(folder / "metrics.json")
         if recorded is None:
             raise UserError(f"{folder} has no metrics.json to name its data; say which with --data SOURCE:DIR")
-        given |= {key: recorded["data"][key] for key in ("source", "path", "split")}
+        given = {key: recorded["data"][key] for key in ("source", "path", "split")} | given
     try:
         return DataSettings.model_validate(given)
     except ValidationError as error:

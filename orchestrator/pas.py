@@ -189,7 +189,7 @@ class PasSearch:
         hypothesis, result = iteration.hypotheses[iteration.winner], iteration.results[iteration.winner]
         assert result.top1 is not None
         assert result.top5 is not None
-        drop = 100 * (self.teacher.top1 - result.top1)
+        drop = round(100 * (self.teacher.top1 - result.top1), 6)  # 100 * (0.8 - 0.75) is a little more than 5
         settings = self.settings
         if settings.max_drop is not None and drop > settings.max_drop:
             self.stop_reason = (

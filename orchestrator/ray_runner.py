@@ -1,7 +1,7 @@
 """Trials as Ray Tune trials: one Tuner per stage, in a Ray of our own or on a cluster.
 
 Tune's own experiment folder is scratch: results come from the store, a trial resumes from its own checkpoint there,
-and `Tuner.restore` is not used. The measured facts behind this are in `docs/ray.md`.
+and `Tuner.restore` is not used (it can't extend a finished experiment, and would be a second truth).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 # Before Ray is imported: no phoning home, no files beside ours, and Ctrl-C is ours to handle.
@@ -48,6 +47,11 @@ STAGE_ATTEMPTS = 3
 
 class TrialActor(tune.Trainable):
     """One trial in a process of its own; its repr is the name that the Ray dashboard shows."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What a trial asks of Ray (`tune.with_resources` would hide this class behind a name of its own)."""
+        return tune.PlacementGroupFactory([config["resources"]])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the trial; the work starts with the first step."""
@@ -132,23 +136,21 @@ class RayRunner:
         ray.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def train(self, stage: str, trials: Sequence[Trial], *, threads: int | None = None) -> list[TrialResult]:
+    def train(self, stage: str, trials: Sequence[Trial]) -> list[TrialResult]:
         """See `Runner.train`.
 
         Raises:
             UserError: a trial asks for more than the whole cluster has.
             RunError: Ray gave up on the stage for good.
         """
-        cpus = self.runtime.cpus_per_trial if threads is None else float(threads)
-        self._require_resources(cpus)
-        site = replace(self.site, threads=max(1, int(cpus)))
+        self._require_resources()
         answers: dict[str, TrialResult] = {}
         for attempt in range(1, STAGE_ATTEMPTS + 1):
             left = [t for t in trials if t.digest not in answers and self.store.result(t.digest) is None]
             if not left:
                 break
             try:
-                answers |= self._fit(f"{stage}-{attempt}", left, site, cpus)
+                answers |= self._fit(f"{stage}-{attempt}", left)
             except (RuntimeError, tune.TuneError) as error:
                 log.warning("Ray Tune gave up on stage %s, attempt %d: %s", stage, attempt, error)
                 if attempt == STAGE_ATTEMPTS:
@@ -162,13 +164,14 @@ class RayRunner:
         assert result is not None, "a trial is either answered or stored"
         return result
 
-    def _fit(self, name: str, trials: Sequence[Trial], site: Site, cpus: float) -> dict[str, TrialResult]:
+    def _fit(self, name: str, trials: Sequence[Trial]) -> dict[str, TrialResult]:
         """One Tuner over some trials; those that Tune lost for good come back as failed."""
         tuner = tune.Tuner(
-            tune.with_resources(TrialActor, {"cpu": cpus, "gpu": self.runtime.gpus_per_trial}),
+            TrialActor,
             param_space={
                 "trial": tune.grid_search([trial.to_dict() for trial in trials]),
-                "site": site.to_dict(),
+                "site": self.site.to_dict(),
+                "resources": {"CPU": self.runtime.cpus_per_trial, "GPU": self.runtime.gpus_per_trial},
             },
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self.runtime.max_concurrent,
@@ -197,7 +200,7 @@ class RayRunner:
                 answers[data["trial"]] = result_from(data)
         return answers
 
-    def _require_resources(self, cpus: float) -> None:
+    def _require_resources(self) -> None:
         """Refuse what could never be scheduled (Tune would wait for ever).
 
         Raises:
@@ -207,7 +210,7 @@ class RayRunner:
             return  # a cluster may still grow
         have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         for key, setting, wanted in (
-            ("CPU", "runtime.cpus_per_trial", cpus),
+            ("CPU", "runtime.cpus_per_trial", self.runtime.cpus_per_trial),
             ("GPU", "runtime.gpus_per_trial", self.runtime.gpus_per_trial),
         ):
             if wanted > have.get(key, 0):

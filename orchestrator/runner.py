@@ -30,13 +30,12 @@ class Runner(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def train(self, stage: str, trials: Sequence[Trial], *, threads: int | None = None) -> list[TrialResult]:
+    def train(self, stage: str, trials: Sequence[Trial]) -> list[TrialResult]:
         """Train trials that the store does not know; results in the same order.
 
         Args:
             stage: name of the stage, for people.
             trials: what to train.
-            threads: CPU threads per trial, where the stage is not to have the default number.
         """
         ...
 
@@ -47,8 +46,6 @@ def run_stage(
     observer: Observer,
     stage: str,
     trials: Sequence[Trial],
-    *,
-    threads: int | None = None,
 ) -> list[TrialResult]:
     """Results of a stage's trials: from the store where it knows them, from the runner where not."""
     known = {trial.digest: result for trial in trials if (result := store.result(trial.digest))}
@@ -58,7 +55,7 @@ def run_stage(
             known[trial.digest] = replace(known[trial.digest], cached=True, name=trial.name)
             observer.trial_finished(known[trial.digest])
     if missing:
-        results = runner.train(stage, missing, threads=threads)
+        results = runner.train(stage, missing)
         known.update({result.trial: result for result in results})
     return [known[trial.digest] for trial in trials]
 
@@ -76,13 +73,12 @@ class LocalRunner:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def train(self, stage: str, trials: Sequence[Trial], *, threads: int | None = None) -> list[TrialResult]:
+    def train(self, stage: str, trials: Sequence[Trial]) -> list[TrialResult]:
         """See `Runner.train`."""
-        site = self.site if threads is None else replace(self.site, threads=threads)
-        return [self._train(trial, site) for trial in trials]
+        return [self._train(trial) for trial in trials]
 
-    def _train(self, trial: Trial, site: Site) -> TrialResult:
-        with closing(guarded(trial, site)) as epochs:
+    def _train(self, trial: Trial) -> TrialResult:
+        with closing(guarded(trial, self.site)) as epochs:
             while True:
                 try:
                     self.observer.epoch_finished(trial.digest, next(epochs))

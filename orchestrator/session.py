@@ -30,6 +30,7 @@ from orchestrator.state import State
 from orchestrator.store import Store
 from trainers.backbones import build
 from trainers.data.manifest import build_manifest
+from trainers.data.transforms import check_clips
 from trainers.files import write_text
 from trainers.site import Site
 from trainers.trial import Trial, TrialResult
@@ -48,8 +49,7 @@ class Session:
         self.name = settings.runtime.name or default_name(settings, algorithm)
         self.run = self.store.run(self.name)
         self.search: PasSearch | None = None
-        self.results: list[TrialResult] = []
-        self.teacher_result: TrialResult | None = None
+        self.results: dict[str, TrialResult] = {}
         self.costs: dict[NetworkSpec, Cost] = {}
         self.started = time.monotonic()
 
@@ -63,6 +63,7 @@ class Session:
         self.store.prepare()
         require_same_identity(self.run.read_state(), settings, self.algorithm)
         network = teacher_network(settings)
+        check_clips(settings.clips, network.side)
         self.manifest = build_manifest(settings.data, min_frames=network.clip_frames)
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
@@ -82,16 +83,15 @@ class Session:
         """
         self.open()
         with self.run.locked():
-            self.run.path.mkdir(parents=True, exist_ok=True)
-            self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
-            write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
-            self.run.log("started", commit=states.commit())
-            try:
-                with self._runner() as runner:
+            with self._runner() as runner:  # first: an address or port that is refused leaves the run as it was
+                self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
+                write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
+                self.run.log("started", commit=states.commit())
+                try:
                     self._train_all(runner)
-            except BaseException as error:
-                self._save("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error) or None)
-                raise
+                except BaseException as error:
+                    self._save("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error) or None)
+                    raise
             return self._finish()
 
     def _train_all(self, runner: Runner) -> None:
@@ -108,27 +108,16 @@ class Session:
         self._save("running")
 
     def _train_teacher(self, runner: Runner) -> None:
-        self.observer.stage_started("teacher", [self._row(self.teacher)])
-        threads = self._teacher_threads()
-        (result,) = run_stage(runner, self.store, self.observer, "teacher", [self.teacher], threads=threads)
-        self.teacher_result = result
-        self._record([self.teacher], [result])
+        self.stage_started("teacher", [self._row(self.teacher)])
+        (result,) = run_stage(runner, self.store, self, "teacher", [self.teacher])
         if result.status != "finished":
             raise RunError(f"the teacher {result.status}: {result.reason}")
         self.observer.stage_finished(f"teacher: top-1 {result.top1:.3f}")
 
     def _stage(self, runner: Runner, stage: str, proposed: Sequence[Hypothesis]) -> list[TrialResult]:
         trials = [self.planner.trial(hypothesis) for hypothesis in proposed]
-        self.observer.stage_started(stage, [self._row(trial) for trial in trials])
-        results = run_stage(runner, self.store, self.observer, stage.replace("iteration ", "iter-"), trials)
-        self._record(trials, results)
-        return results
-
-    def _record(self, trials: Sequence[Trial], results: Sequence[TrialResult]) -> None:
-        self.results += results
-        for trial, result in zip(trials, results, strict=True):
-            self.run.link_trial(trial.name, self.store.trial_folder(trial.digest))
-            self.run.log("trial", name=trial.name, trial=trial.digest, status=result.status, top1=result.top1)
+        self.stage_started(stage, [self._row(trial) for trial in trials])
+        return run_stage(runner, self.store, self, stage.replace("iteration ", "iter-"), trials)
 
     def _announce(self, proposed: Sequence[Hypothesis]) -> None:
         assert self.search is not None
@@ -145,6 +134,32 @@ class Session:
             f"rule {selection.rule}: {selection.why}"
         )
 
+    # The session watches its own runner: it keeps what it hears and passes it on.
+
+    def stage_started(self, stage: str, trials: Sequence[TrialRow]) -> None:
+        """See `Observer`."""
+        self.observer.stage_started(stage, trials)
+
+    def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:
+        """See `Observer`."""
+        self.observer.epoch_finished(digest, metrics)
+
+    def trial_finished(self, result: TrialResult) -> None:
+        """See `Observer`. The state on disk follows every result, for `show` and for reports of unfinished runs."""
+        self.results[result.trial] = result
+        self.run.link_trial(result.name, self.store.trial_folder(result.trial))
+        self.run.log("trial", name=result.name, trial=result.trial, status=result.status, top1=result.top1)
+        self._save("running")
+        self.observer.trial_finished(result)
+
+    def stage_finished(self, summary: str) -> None:
+        """See `Observer`."""
+        self.observer.stage_finished(summary)
+
+    def message(self, text: str) -> None:
+        """See `Observer`."""
+        self.observer.message(text)
+
     def _runner(self) -> Runner:
         runtime = self.settings.runtime
         site = Site(
@@ -157,24 +172,14 @@ class Session:
             max_quarantined=self.settings.data.max_quarantined,
         )
         if runtime.runner == "local":
-            return LocalRunner(site, self.observer)
+            return LocalRunner(site, self)
         from orchestrator.ray_runner import RayRunner  # Ray takes a second to import
 
         metadata = {"algorithm": self.algorithm, "backbone": self.network.backbone, "run": self.name}
-        return RayRunner(site, runtime, self.observer, run=self.name, metadata=metadata)
-
-    def _teacher_threads(self) -> int | None:
-        """Alone on this machine's CPUs, the teacher gets all of them; elsewhere it is a trial like any other."""
-        runtime = self.settings.runtime
-        if runtime.runner == "local" or runtime.address is not None or runtime.gpus_per_trial > 0:
-            return None
-        from orchestrator.ray_runner import machine_cpus
-
-        return machine_cpus()
+        return RayRunner(site, runtime, self, run=self.name, metadata=metadata)
 
     def _teacher_model(self) -> Model:
-        result = self.teacher_result
-        assert result is not None
+        result = self.results[self.teacher.digest]
         assert result.top1 is not None
         assert result.top5 is not None
         return Model(
@@ -207,10 +212,13 @@ class Session:
             "versions": states.versions(),
             "identity": identity(self.settings, self.algorithm),
             "config": self.settings.model_dump(mode="json"),
-            "teacher": states.trial_state(self.teacher, self.cost(self.network), self.teacher_result),
-            "iterations": [states.iteration_state(i, self.planner.trial) for i in search.iterations] if search else [],
+            "teacher": states.trial_state(self.teacher, self.cost(self.network), self.results.get(self.teacher.digest)),
+            "iterations": [
+                states.iteration_state(iteration, self.planner.trial, self.results)
+                for iteration in (search.iterations if search else [])
+            ],
             "family": states.family_state(search) if search else [],
-            "stats": states.statistics(self.results, time.monotonic() - self.started, runtime.cpus_per_trial),
+            "stats": states.statistics(self.results.values(), time.monotonic() - self.started, runtime.cpus_per_trial),
         }
 
     def _save(self, status: str, reason: str | None = None) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,15 @@ def trial_state(trial: Trial, cost: Cost, result: TrialResult | None) -> dict[st
     }
 
 
-def iteration_state(iteration: Iteration, trial_of: Callable[[Hypothesis], Trial]) -> dict[str, Any]:
-    """One iteration: its hypotheses, what was chosen and why."""
-    results: Sequence[TrialResult | None] = iteration.results or [None] * len(iteration.hypotheses)
+def iteration_state(
+    iteration: Iteration, trial_of: Callable[[Hypothesis], Trial], known: Mapping[str, TrialResult]
+) -> dict[str, Any]:
+    """One iteration: its hypotheses, what was chosen and why; `known` has the results so far, by digest."""
+
+    def entry(hypothesis: Hypothesis) -> dict[str, Any]:
+        trial = trial_of(hypothesis)
+        return {"axis": hypothesis.axis, **trial_state(trial, hypothesis.cost, known.get(trial.digest))}
+
     selection = iteration.selection
     return {
         "iteration": iteration.number,
@@ -50,15 +56,8 @@ def iteration_state(iteration: Iteration, trial_of: Callable[[Hypothesis], Trial
         "winner": selection.winner.axis if selection else None,
         "accepted": iteration.accepted,
         "skipped": [{"axis": axis, "reason": reason} for axis, reason in iteration.skipped.items()],
-        "hypotheses": [
-            {"axis": h.axis, **trial_state(trial_of(h), h.cost, result)}
-            for h, result in zip(iteration.hypotheses, results, strict=True)
-        ],
-        "control": (
-            {"axis": c.axis, **trial_state(trial_of(c), c.cost, iteration.control_result)}
-            if (c := iteration.control)
-            else None
-        ),
+        "hypotheses": [entry(hypothesis) for hypothesis in iteration.hypotheses],
+        "control": entry(iteration.control) if iteration.control else None,
     }
 
 
@@ -102,7 +101,7 @@ def data_state(settings: RunSettings, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def statistics(results: Sequence[TrialResult], wall_seconds: float, cpus_per_trial: float) -> dict[str, Any]:
+def statistics(results: Collection[TrialResult], wall_seconds: float, cpus_per_trial: float) -> dict[str, Any]:
     """What the run trained, and what it did not have to."""
     trained = [result for result in results if not result.cached]
     return {

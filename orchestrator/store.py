@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from trainers.files import exclusive, read_json, write_json
+from trainers.files import exclusive, is_locked, read_json, write_json
 from trainers.results import read_metrics, read_result
 from trainers.site import manifest_file, trial_folder
 from trainers.trial import TrialResult
 
 RESERVED = ("trials", "data")
-STATE_FILE, LEDGER_FILE = "state.json", "ledger.jsonl"
+STATE_FILE, LEDGER_FILE, LOCK_FILE = "state.json", "ledger.jsonl", "lock"
 
 
 class Store:
@@ -113,14 +113,16 @@ class RunFolder:
             UserError: another one is at work.
         """
         try:
-            with exclusive(self.path / "lock", wait_seconds=5, what=f"run {self.path.name}"):
+            with exclusive(self.path / LOCK_FILE, wait_seconds=5.0, what=f"run {self.path.name}"):
                 yield
         except TimeoutError as error:
             raise UserError(f"{error}; wait for it, stop it, or choose another --name") from None
 
     def read_state(self) -> dict[str, Any] | None:
-        """What the run last said of itself; None for a new run."""
+        """What the run last said of itself; None for a new run. A run whose driver died is called interrupted."""
         state: dict[str, Any] | None = read_json(self.path / STATE_FILE)
+        if state and state["status"] == "running" and not is_locked(self.path / LOCK_FILE):
+            state["status"] = "interrupted"
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ class LiveTable:
         """What is to be seen now."""
         if self._stage is None:
             return Text("")
-        table = _table("hypothesis", ">epoch", ">loss", ">top-1", ">GMACs", "status", ">time left")
+        table = plain_table("hypothesis", ">epoch", ">loss", ">top-1", ">GMACs", "status", ">time left")
         for progress in self._stage.trials.values():
             trial = progress.trial
             table.add_row(
@@ -256,7 +256,7 @@ def print_state(console: Console, state: State) -> None:
 
 def print_runs(console: Console, states: Sequence[State]) -> None:
     """Every run in one line: status, how far it came, and its smallest network."""
-    table = _table("run", "status", ">iterations", "smallest", ">of teacher", ">top-1", ">points", ">time")
+    table = plain_table("run", "status", ">iterations", "smallest", ">of teacher", ">top-1", ">points", ">time")
     for state in states:
         teacher, chosen = state["teacher"], state["family"]
         smallest: Row = chosen[-1] if chosen else {"name": "–", "gmacs": None, "top1": None}
@@ -274,7 +274,7 @@ def print_runs(console: Console, states: Sequence[State]) -> None:
 
 
 def _family_table(state: State) -> Table:
-    table = _table("model", "step", ">frames × side", ">GMACs", ">of teacher", ">top-1", ">points", "folder")
+    table = plain_table("model", "step", ">frames × side", ">GMACs", ">of teacher", ">top-1", ">points", "folder")
     teacher = state["teacher"]
     for row in (teacher, *state["family"]):
         own = row is teacher
@@ -292,7 +292,7 @@ def _family_table(state: State) -> Table:
 
 
 def _iteration_table(iteration: dict[str, Any]) -> Table:
-    table = _table("", "hypothesis", ">frames × side", ">GMACs", ">params", ">top-1", "status")
+    table = plain_table("", "hypothesis", ">frames × side", ">GMACs", ">params", ">top-1", "status")
     control: list[Row] = [iteration["control"]] if iteration["control"] else []
     for row in [*iteration["hypotheses"], *control]:
         chosen = row["axis"] == iteration["winner"] and row not in control
@@ -308,7 +308,7 @@ def _status(status: str) -> Text:
     return Text(status, STYLES.get(status, "dim"))
 
 
-def _table(*headings: str) -> Table:
+def plain_table(*headings: str) -> Table:
     """An empty table; a heading that starts with `>` is of a column of numbers."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, collapse_padding=True)
     for heading in headings:

@@ -28,8 +28,15 @@ class World:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Average gradients over the processes, where there are several."""
-        return DistributedDataParallel(module) if self.size > 1 else module
+        """Average gradients over the processes, where there are several and the module has any."""
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        return DistributedDataParallel(module) if self.size > 1 and learns else module
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the main one's buffers: batch norm's running statistics are each one's own till then."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over all processes, in place."""

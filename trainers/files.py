@@ -88,6 +88,18 @@ def exclusive(path: Path, *, wait_seconds: float, what: str) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file now."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 

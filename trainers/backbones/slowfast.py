@@ -232,7 +232,7 @@ TINY = FULL.replace(
     blocks=(2, 2, 2, 2),
     width=1 / 8,
     dropout=0.0,
-    options={"slow_stride": 4.0, "fast_stride": 2.0, "fast_width": 1 / 2},
+    options={"slow_stride": 4.0, "fast_stride": 1.0, "fast_width": 1 / 2},
 )
 """The fast path is half as wide as the slow one: at 1/8 it would start with a single channel."""
 

@@ -57,25 +57,25 @@ class DigitsSettings:
     """Frames per second; only the container knows it."""
     side: int = 40
     """Side of the frame, in pixels; even, for the codec."""
-    digit_side: tuple[int, int] = (14, 16)
+    digit_side: tuple[int, int] = (9, 11)
     """Side of the enlarged digit, in pixels."""
-    speed: tuple[float, float] = (1.0, 1.6)
+    speed: tuple[float, float] = (1.0, 1.5)
     """Speed of straight motions and shuttles, in pixels per frame."""
-    circle_period: tuple[float, float] = (8.0, 11.0)
+    circle_period: tuple[float, float] = (8.0, 10.0)
     """Frames per round."""
     circle_radius: tuple[float, float] = (4.0, 6.0)
     """Radius, in pixels."""
-    shuttle_period: tuple[float, float] = (11.0, 15.0)
+    shuttle_period: tuple[float, float] = (8.0, 10.0)
     """Frames for there and back."""
     contrast: tuple[float, float] = (0.6, 1.0)
     """Brightness of the digit over its background; 1 is the whole range from black to white."""
-    texture: tuple[float, float] = (0.02, 0.06)
+    texture: tuple[float, float] = (0.02, 0.05)
     """Standard deviation of the background, in the same unit."""
-    texture_blur: float = 2.0
+    texture_blur: float = 1.0
     """Standard deviation of the Gaussian that smooths the background, in pixels."""
     texture_drift: float = 0.3
     """Largest speed of the background along each side, in pixels per frame."""
-    noise: tuple[float, float] = (0.02, 0.06)
+    noise: tuple[float, float] = (0.02, 0.05)
     """Standard deviation of the white noise on every pixel of every frame, in the same unit as the contrast."""
     crf: int = 18
     """Constant rate factor of H.264: lower is better."""

@@ -24,8 +24,9 @@ def paths(motion: str) -> np.ndarray:
 @pytest.mark.parametrize(("motion", "axis", "sign"), [("left", 1, -1), ("right", 1, 1), ("up", 0, -1), ("down", 0, 1)])
 def test_straight_motions_keep_their_direction_and_speed(motion: str, axis: int, sign: int) -> None:
     steps = paths(motion)
-    assert (sign * steps[..., axis] >= 0.8).all()
-    assert (sign * steps[..., axis] <= 1.4).all()
+    slowest, fastest = DigitsSettings().speed
+    assert (sign * steps[..., axis] >= slowest - 1e-9).all()
+    assert (sign * steps[..., axis] <= fastest + 1e-9).all()
     assert (steps[..., 1 - axis] == 0).all()
 
 

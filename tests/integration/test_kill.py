@@ -1,0 +1,67 @@
+"""Losing the driver costs nothing but time."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.cli import run
+from tests.integration.conftest import Driver, accuracies, read_state
+
+HYPOTHESES = ("slowfast-pas1-side", "slowfast-pas1-channels")
+EPOCHS = 12
+
+
+def epochs_done(runs: Path) -> int:
+    """Epochs of the hypotheses that are on disk."""
+    folders = [path.parent for path in runs.glob("trials/*/metrics.jsonl")]
+    teacher = [path.resolve() for path in runs.glob("mine/trials/slowfast-teacher")]
+    counts = [len((folder / "metrics.jsonl").read_text().splitlines()) for folder in folders if folder not in teacher]
+    return sum(counts)
+
+
+def hypotheses_finished(runs: Path) -> int:
+    return len(list(runs.glob("trials/*/result.json"))) - 1
+
+
+@pytest.mark.integration
+def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
+    start: Callable[[list[str]], Driver], search: list[str], tmp_path: Path
+) -> None:
+    command = [*search, "--iterations", "1", "--set", f"train.epochs={EPOCHS}"]
+    assert run([*command, "--runner", "local", "--runs", str(tmp_path / "undisturbed")]) == 0
+    undisturbed = read_state(tmp_path / "undisturbed")
+    runs = tmp_path / "runs"
+
+    first = start(command)
+    first.wait_until(lambda: epochs_done(runs) >= 1)
+    started = first.descendants()
+    os.killpg(first.process.pid, signal.SIGINT)
+    assert first.wait() == 130
+    assert "Interrupted. The same command goes on where this one stopped (run mine)." in first.output
+    assert "Traceback" not in first.output
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert read_state(runs)["status"] == "interrupted"
+    assert hypotheses_finished(runs) < len(HYPOTHESES)
+
+    before = epochs_done(runs)
+    second = start(command)
+    second.wait_until(lambda: epochs_done(runs) >= before + 1)
+    started = second.descendants()
+    second.process.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert hypotheses_finished(runs) < len(HYPOTHESES)
+
+    third = start(command)
+    assert third.wait() == 0, third.output
+    state = read_state(runs)
+    assert accuracies(state) == accuracies(undisturbed)
+    assert state["iterations"][0]["winner"] == undisturbed["iterations"][0]["winner"]
+    assert state["teacher"]["cached"]
+    assert state["family"] == undisturbed["family"]

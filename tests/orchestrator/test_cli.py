@@ -1,0 +1,196 @@
+"""The command line: what it passes on, what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs.errors import RunError
+from configs.loader import load_settings
+from configs.schema import RunSettings
+from orchestrator import __main__, cli
+from orchestrator.cli import run
+from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSettings, str]]:
+    """What the command line would have executed."""
+    calls: list[tuple[RunSettings, str]] = []
+    monkeypatch.setattr(cli, "execute", lambda settings, algorithm: calls.append((settings, algorithm)))
+    return calls
+
+
+# From options to settings
+
+OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    (["--iterations", "3"], {"search": {"iterations": 3}}),
+    (["--target-gmacs", "0.5"], {"search": {"target_gmacs": 0.5}}),
+    (["--max-drop", "2"], {"search": {"max_drop": 2.0}}),
+    (["--control"], {"search": {"control": True}}),
+    (["--data", "ucf101:videos"], {"data": {"source": "ucf101", "path": Path("videos")}}),
+    (["--data", "moving-digits"], {"data": {"source": "moving-digits", "path": None}}),
+    (["--teacher", "model"], {"teacher": {"weights": Path("model")}}),
+    (["--seed", "7"], {"seed": 7}),
+    (["--name", "mine", "--runs", "there"], {"runtime": {"name": "mine", "runs": Path("there")}}),
+    (["--cpus-per-trial", "2", "--gpus-per-trial", "0.5"], {"runtime": {"cpus_per_trial": 2, "gpus_per_trial": 0.5}}),
+    (["--max-concurrent", "2", "--runner", "local"], {"runtime": {"max_concurrent": 2, "runner": "local"}}),
+    (["--address", "auto"], {"runtime": {"address": "auto"}}),
+    (["--dashboard", "--dashboard-port", "9000"], {"runtime": {"dashboard": True, "dashboard_port": 9000}}),
+    (["--set", "train.lr=0.5", "--set", "search.axes=[s]"], {"train": {"lr": 0.5}, "search": {"axes": ("s",)}}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), OPTIONS, ids=lambda value: " ".join(value))
+def test_options_set_what_they_say_and_nothing_else(
+    arguments: list[str], expected: dict[str, Any], asked: list[tuple[RunSettings, str]]
+) -> None:
+    assert run(["pas", *arguments]) == 0
+    ((settings, algorithm),) = asked
+    assert algorithm == "pas"
+    default = load_settings("embedded")
+    assert settings == RunSettings.model_validate(merged(default.model_dump(), expected))
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return base | {k: merged(base[k], v) if isinstance(v, dict) else v for k, v in over.items()}
+
+
+def test_a_backbone_comes_with_its_embedded_preset(asked: list[tuple[RunSettings, str]]) -> None:
+    for backbone, preset in (("slowfast", "embedded"), ("r2plus1d", "embedded-r2plus1d")):
+        run(["pas", "--backbone", backbone])
+        assert asked[-1][0] == load_settings(preset)
+
+
+def test_train_takes_the_teacher_s_recipe(asked: list[tuple[RunSettings, str]]) -> None:
+    run(["train", "--backbone", "slowfast", "--epochs", "3"])
+    settings, algorithm = asked[0]
+    assert algorithm == "train"
+    assert settings.teacher.train.epochs == 3
+    assert settings.train == load_settings("embedded").train
+
+
+def test_print_config_can_be_given_back(tmp_path: Path, capsys: Captured, asked: list[tuple[RunSettings, str]]) -> None:
+    arguments = ["--backbone", "r2plus1d", "--seed", "3", "--set", "search.factors={s: 1.2}"]
+    assert run(["pas", *arguments, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["seed"] == 3
+    (tmp_path / "mine.yaml").write_text(printed)
+    run(["pas", *arguments])
+    run(["pas", "--config", str(tmp_path / "mine.yaml")])
+    assert asked[0] == asked[1]
+
+
+# Reading runs
+
+
+@pytest.fixture
+def runs(digits: Path, tmp_path: Path) -> Path:
+    """A folder with one finished run, `mine`."""
+    settings = small_settings(digits, tmp_path, "runtime.name=mine", "search.iterations=1")
+    ScriptedSession(settings, {"slowfast-pas1-side": Outcome(0.7)}).execute()
+    return tmp_path
+
+
+def test_show_prints_the_state(runs: Path, capsys: Captured) -> None:
+    assert run(["show", "mine", "--runs", str(runs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((runs / "mine" / "state.json").read_text())
+    assert run(["show", "mine", "--runs", str(runs)]) == 0
+    assert "Iteration 1: side was chosen" in capsys.readouterr().out
+
+
+def test_ls_lists_runs(runs: Path, capsys: Captured) -> None:
+    assert run(["ls", "--runs", str(runs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"run": "mine", "status": "finished", "backbone": "slowfast", "seed": 0}
+    ]
+    assert run(["ls", "--runs", str(runs / "none")]) == 0
+    assert "No runs yet." in capsys.readouterr().out
+
+
+def test_report_is_written_again(runs: Path, capsys: Captured) -> None:
+    assert run(["report", "mine", "--runs", str(runs)]) == 0
+    page = runs / "mine" / "report.html"
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "PAS-1" in page.read_text()
+
+
+def test_schema_is_json(capsys: Captured) -> None:
+    assert run(["schema"]) == 0
+    assert "network" in json.loads(capsys.readouterr().out)["properties"]
+
+
+# Exit codes
+
+
+def stop_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(settings: RunSettings, algorithm: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "execute", execute)
+
+
+def test_a_failure_while_running_is_1(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stop_with(RunError("nothing [usable] came out"), monkeypatch)
+    assert run(["pas"]) == 1
+    assert capsys.readouterr().err == "error: nothing [usable] came out\n"
+
+
+def test_the_unexpected_is_1_and_says_how_to_see_more(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stop_with(KeyError("lost"), monkeypatch)
+    assert run(["pas"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: KeyError: 'lost'\n")
+    assert "--debug" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_debug_shows_where_it_happened(place: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stop_with(RunError("nothing came out"), monkeypatch)
+    assert run(["--debug", "pas"] if place == "before" else ["pas", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_is_130_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, digits: Path, tmp_path: Path
+) -> None:
+    class Interrupted(ScriptedSession):
+        def __init__(self, settings: RunSettings, observer: object, *, algorithm: str) -> None:
+            super().__init__(settings, algorithm=algorithm)
+
+        def _train_all(self, runner: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.session.Session", Interrupted)
+    flags = ["--data", f"csv:{digits}", "--runs", str(tmp_path), "--name", "mine", "--set", "network.clip_frames=8"]
+    assert run(["pas", *flags]) == 130
+    assert re.search(r"Interrupted\. The same command goes on .*\(run mine\)", capsys.readouterr().out)
+    assert json.loads((tmp_path / "mine" / "state.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("arguments", [["pas", "--nonsense"], ["pas", "--iterations", "many"], ["nothing"]])
+def test_a_command_line_that_makes_no_sense_is_2(arguments: list[str], capsys: Captured) -> None:
+    assert run(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: Captured) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("pas", "train", "profile", "evaluate", "ls", "show", "report", "data", "schema"):
+        assert re.search(rf"\b{command}\b", shown)
+
+
+def test_python_3_14_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 to 3\.13.*PEP 784"):
+        __main__.main()

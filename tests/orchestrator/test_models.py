@@ -1,0 +1,84 @@
+"""What a search hands on: folders that load without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.evaluate import data_of
+from orchestrator.models import export_models
+from orchestrator.state import State
+from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
+from trainers.package import load_package, read_description
+
+
+@pytest.fixture
+def searched(digits: Path, tmp_path: Path) -> tuple[ScriptedSession, State]:
+    """A search of two iterations: side, then channels."""
+    script = {"slowfast-pas1-side": Outcome(0.7), "slowfast-pas2-channels": Outcome(0.6)}
+    session = ScriptedSession(small_settings(digits, tmp_path, "search.iterations=2"), script)
+    return session, session.execute()
+
+
+def test_each_model_is_the_winner_s_network(searched: tuple[ScriptedSession, State]) -> None:
+    session, state = searched
+    for row in state["family"]:
+        model, description = load_package(session.run.path / row["path"])
+        trained, _ = load_package(session.store.trial_folder(row["trial"]))
+        assert description.spec.factors.as_dict() == {"s": 1.4, "t": 1, "f": 1, "c": 1, "l": 1} | (
+            {"c": 1.4} if row["name"] == "PAS-2" else {}
+        )
+        clip = torch.rand(1, 3, row["frames"], row["side"], row["side"])
+        with torch.no_grad():
+            torch.testing.assert_close(model(clip), trained(clip), rtol=0, atol=0)
+        assert sum(p.numel() for p in model.parameters()) == row["params"]
+
+
+def test_no_model_holds_data_that_runs_as_code(searched: tuple[ScriptedSession, State]) -> None:
+    session, _ = searched
+    suffixes = {path.suffix for path in (session.run.path / "models").rglob("*") if path.is_file()}
+    assert suffixes == {".md", ".json", ".safetensors"}
+
+
+def test_metrics_say_how_it_came_about_and_on_which_data(searched: tuple[ScriptedSession, State]) -> None:
+    session, state = searched
+    numbers = json.loads((session.run.path / "models/PAS-2/metrics.json").read_text())
+    assert (numbers["name"], numbers["sequence"], numbers["top1"]) == ("PAS-2", "sc", 0.6)
+    assert numbers["data"] == state["data"]
+    teacher = json.loads((session.run.path / "models/teacher/metrics.json").read_text())
+    assert (teacher["name"], teacher["sequence"], teacher["trial"]) == ("teacher", "", state["teacher"]["trial"])
+
+
+def test_evaluation_uses_the_recorded_data_where_nothing_else_is_given(
+    searched: tuple[ScriptedSession, State], digits: Path, tmp_path: Path
+) -> None:
+    session, _ = searched
+    folder = session.run.path / "models/PAS-1"
+    assert data_of(folder, {}).path == digits
+    assert data_of(folder, {"data.split": 3}).split == 3
+    given = data_of(folder, {"data.source": "ucf101", "data.path": tmp_path, "data.split": 2})
+    assert (given.source, given.path, given.split) == ("ucf101", tmp_path, 2)
+
+
+def test_a_model_is_a_teacher_for_another_search(searched: tuple[ScriptedSession, State], digits: Path) -> None:
+    session, _ = searched
+    folder = session.run.path / "models/PAS-1"
+    settings = small_settings(digits, session.store.root, f"teacher.weights={folder}", "search.iterations=1")
+    second = ScriptedSession(settings)
+    second.execute()
+    assert second.network == read_description(folder).spec
+    assert second.teacher.train is None
+    assert second.run.path != session.run.path
+
+
+def test_exporting_again_changes_nothing_but_stray_models(searched: tuple[ScriptedSession, State]) -> None:
+    session, state = searched
+    models = session.run.path / "models"
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    (models / "PAS-9").mkdir()
+    export_models(session.store, session.run, state)
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
+    assert not (models / "PAS-9").exists()

@@ -1,0 +1,71 @@
+"""A trial's digest: what enters it, and what does not."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from compression.reduction import reduce
+from configs.schema import ClipSettings, DistillationSettings, TrainSettings
+from trainers import trial as trial_module
+from trainers.backbones import BACKBONES
+from trainers.trial import Trial
+
+TRIAL = Trial(
+    name="slowfast-pas2-channels",
+    network=BACKBONES["slowfast"].presets["tiny"],
+    data="0" * 64,
+    clips=ClipSettings(per_video=2, train_short_side=(40, 48)),
+    train=TrainSettings(epochs=3, warmup_epochs=1, precision="fp32"),
+    seed=0,
+    teacher="a" * 16,
+    distillation=DistillationSettings(),
+    start="b" * 16,
+)
+
+OTHER: dict[str, Any] = {
+    "network": reduce(TRIAL.network, "s"),
+    "data": "1" * 64,
+    "clips": ClipSettings(per_video=3, train_short_side=(40, 48)),
+    "train": TrainSettings(epochs=4, warmup_epochs=1, precision="fp32"),
+    "seed": 1,
+    "teacher": "c" * 16,
+    "distillation": DistillationSettings(temperature=4.0),
+    "start": None,
+    "weights_sha256": "2" * 64,
+}
+"""Another value for every field but the name."""
+
+
+def test_the_digest_is_the_same_for_ever() -> None:
+    """Recorded; if it changes, every stored trial is trained again: that needs a reason and a line in the changelog."""
+    assert TRIAL.digest == "3b9abcf60d53263e"
+
+
+def test_the_name_is_not_part_of_the_digest() -> None:
+    assert dataclasses.replace(TRIAL, name="other").digest == TRIAL.digest
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Trial) if f.name != "name"])
+def test_every_other_field_is(field: str) -> None:
+    assert dataclasses.replace(TRIAL, **{field: OTHER[field]}).digest != TRIAL.digest
+
+
+def test_another_recipe_version_is_another_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = TRIAL.digest
+    monkeypatch.setattr(trial_module, "RECIPE_VERSION", trial_module.RECIPE_VERSION + 1)
+    assert TRIAL.digest != digest
+
+
+@pytest.mark.parametrize("changes", [{}, {"train": None}, {"distillation": None, "teacher": None}, {"start": None}])
+def test_a_trial_survives_json(changes: dict[str, Any]) -> None:
+    trial = dataclasses.replace(TRIAL, **changes)
+    again = Trial.from_dict(json.loads(json.dumps(trial.to_dict())))
+    assert again == trial
+    assert again.digest == trial.digest
+
+
+def test_a_trial_of_another_recipe_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="recipe version 0, but this code trains version 1"):
+        Trial.from_dict({**TRIAL.to_dict(), "recipe_version": 0})
