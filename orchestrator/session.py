@@ -111,7 +111,10 @@ class Session:
         self.stage_started("teacher", [self._row(self.teacher)])
         (result,) = run_stage(runner, self.store, self, "teacher", [self.teacher])
         if result.status != "finished":
-            raise RunError(f"the teacher {result.status}: {result.reason}")
+            raise RunError(
+                f"the teacher {result.status}: {result.reason}\n"
+                f"See {self.store.trial_folder(result.trial)}; the same command tries a failed training again"
+            )
         self.observer.stage_finished(f"teacher: top-1 {result.top1:.3f}")
 
     def _stage(self, runner: Runner, stage: str, proposed: Sequence[Hypothesis]) -> list[TrialResult]:

@@ -64,7 +64,7 @@ def save_checkpoint(
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for stale in _newest_first(folder)[keep:]:
+    for stale in [*_newest_first(folder)[keep:], *folder.glob(".*.tmp")]:  # the latter are left by a kill
         shutil.rmtree(stale, ignore_errors=True)
     return final
 

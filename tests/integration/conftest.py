@@ -77,8 +77,9 @@ def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Driver]]:
     yield start_driver
     for driver in drivers:
         if driver.process.poll() is None:
-            for process in [*driver.descendants(), driver.process]:
+            for process in driver.descendants():
                 process.kill()
+            driver.process.kill()
             driver.process.wait()
 
 

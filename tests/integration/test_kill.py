@@ -15,21 +15,22 @@ from tests.integration.conftest import Driver, accuracies, read_state
 
 HYPOTHESES = ("slowfast-pas1-side", "slowfast-pas1-channels")
 EPOCHS = 12
+AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+"""Idle processes of Ray that try for 60 seconds, fixed in Ray 2.60, to report the loss to a head that is gone too."""
 
 
 def epochs_done(runs: Path) -> int:
-    """Epochs of the hypotheses that are on disk."""
-    folders = [path.parent for path in runs.glob("trials/*/metrics.jsonl")]
-    teacher = [path.resolve() for path in runs.glob("mine/trials/slowfast-teacher")]
-    counts = [len((folder / "metrics.jsonl").read_text().splitlines()) for folder in folders if folder not in teacher]
-    return sum(counts)
+    """Epochs on disk of all hypotheses; the teacher, which has one, comes first and is left out."""
+    return sum(len(path.read_text().splitlines()) for path in runs.glob("trials/*/metrics.jsonl")) - 1
 
 
 def hypotheses_finished(runs: Path) -> int:
+    """Results on disk, the teacher's left out."""
     return len(list(runs.glob("trials/*/result.json"))) - 1
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
     start: Callable[[list[str]], Driver], search: list[str], tmp_path: Path
 ) -> None:
@@ -53,9 +54,10 @@ def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
     second = start(command)
     second.wait_until(lambda: epochs_done(runs) >= before + 1)
     started = second.descendants()
+    agents = [process for process in started if process.name() in AGENTS]
     second.process.kill()
     assert second.wait() == -signal.SIGKILL
-    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert psutil.wait_procs(set(started) - set(agents), timeout=30)[1] == []
     assert hypotheses_finished(runs) < len(HYPOTHESES)
 
     third = start(command)
@@ -65,3 +67,4 @@ def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
     assert state["iterations"][0]["winner"] == undisturbed["iterations"][0]["winner"]
     assert state["teacher"]["cached"]
     assert state["family"] == undisturbed["family"]
+    assert psutil.wait_procs(agents, timeout=90)[1] == []

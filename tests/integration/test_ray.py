@@ -14,6 +14,7 @@ NETWORKS = ["slowfast-teacher", "slowfast-pas1-side", "slowfast-pas1-channels", 
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 def test_a_search_on_ray_finds_what_one_without_ray_finds_and_answers_again_at_once(
     start: Callable[[list[str]], Driver], search: list[str], tmp_path: Path
 ) -> None:

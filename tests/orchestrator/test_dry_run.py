@@ -68,7 +68,7 @@ def test_what_is_in_the_store_costs_nothing(digits: Path, tmp_path: Path) -> Non
 def test_every_trial_is_listed_with_its_whole_name(digits: Path, tmp_path: Path) -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
     print_plan(console, make_plan(small_settings(digits, tmp_path, "search.iterations=3")))
-    text = console.export_text()
+    text = " ".join(console.export_text().split())
     for name in ("slowfast-teacher", "slowfast-pas1-side", "slowfast-pas1-channels"):
         assert name in text
     assert "At most 3 iterations: 7 trials, 7 trial-epochs over 32 training videos, 1 at a time." in text

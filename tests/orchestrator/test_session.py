@@ -281,7 +281,8 @@ def test_a_teacher_that_fails_ends_the_run(status: Any, digits: Path, tmp_path: 
         session.execute()
     state = session.run.read_state()
     assert state is not None
-    assert (state["status"], state["stop_reason"]) == ("failed", f"the teacher {status}: no luck")
+    assert state["status"] == "failed"
+    assert state["stop_reason"].startswith(f"the teacher {status}: no luck")
 
 
 def test_all_hypotheses_failing_ends_the_run_and_can_be_tried_again(digits: Path, tmp_path: Path) -> None:
