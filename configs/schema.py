@@ -91,6 +91,8 @@ class TrainSettings(Settings):
     """Passes over the training videos."""
     batch: PositiveInt = 24
     """Clips per step, over all processes together."""
+    micro_batch: PositiveInt | None = None
+    """Clips per forward and backward pass; gradients add up to the batch. Batch norm sees this many at a time."""
     lr: PositiveFloat = 0.015
     """Base learning rate, for this batch size (scale it linearly with the batch)."""
     schedule: Literal["step", "cosine"] = "cosine"
@@ -104,7 +106,7 @@ class TrainSettings(Settings):
     weight_decay: NonNegativeFloat = 1e-4
     """L2 penalty on all weights."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 autocast where the device has it, else fp32. Resolved before the digest is taken."""
+    """`auto`: bf16 autocast on GPUs, fp32 on CPUs; say fp32 for GPUs before Ampere. Resolved before the digest."""
     evaluate_every: NonNegativeInt = 1
     """Epochs between two quick evaluations (one clip per video); 0: only the full one at the end."""
 
@@ -183,8 +185,8 @@ class RuntimeSettings(Settings):
     """Address of a running Ray cluster (`auto`, host:port); none: Ray is started in this process."""
     cpus_per_trial: PositiveFloat = 1
     """CPUs that a trial asks of Ray; also its number of threads."""
-    gpus_per_trial: NonNegativeFloat = 0
-    """GPUs per trial; fractions share one."""
+    gpus_per_trial: Annotated[float, Field(ge=0, le=1)] = 0
+    """GPUs per trial, at most 1; fractions share one."""
     max_concurrent: PositiveInt | None = None
     """Trials at a time at most; none: as many as fit."""
     checkpoint_every: PositiveInt = 1

@@ -206,10 +206,10 @@ def show(run: RunArgument, runs: RunsOption = None, as_json: JsonOption = False)
     """Show what a run found."""
     from orchestrator.terminal import print_state
 
-    state = store_at(runs).find_run(run).read_state()
+    state = store_at(runs).find_run(run).require_state()
     if as_json:
         typer.echo(json.dumps(state, indent=1))
-    elif state is not None:
+    else:
         print_state(Console(), state)
 
 
@@ -221,9 +221,8 @@ def report(run: RunArgument, runs: RunsOption = None) -> None:
 
     store = store_at(runs)
     folder = store.find_run(run)
-    state = folder.read_state()
-    if state is not None:
-        typer.echo(write_report(state, curves_of(store, state), folder.path))
+    state = folder.require_state()
+    typer.echo(write_report(state, curves_of(store, state), folder.path))
 
 
 @data_app.command("make")
@@ -249,7 +248,10 @@ def settings_from(
     """Settings from a preset or file, options and overrides; the embedded preset of the backbone by default."""
     if config is None and backbone is not None:
         config = embedded_preset(backbone)
-    return load_settings(config, overrides or (), {"network.backbone": backbone, **data_flags(data), **flags})
+    forget_path = ["data.path=null"] if data and ":" not in data else []  # a preset's path is of its own source
+    return load_settings(
+        config, [*forget_path, *(overrides or ())], {"network.backbone": backbone, **data_flags(data), **flags}
+    )
 
 
 def data_flags(data: str | None) -> dict[str, Any]:
@@ -297,6 +299,13 @@ def run(arguments: list[str]) -> int:
             errors.print_exception()
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        if debug:
+            errors.print_exception()
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"[bold red]error:[/] {escape(f'{where}{error.strerror or error}')}", highlight=False)
+        errors.print("Once that is mended (space, rights, mount), the same command goes on where it stopped.")
+        return 1
     except Exception as error:
         if debug:
             errors.print_exception()

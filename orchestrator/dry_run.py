@@ -7,7 +7,9 @@ scaled to every hypothesis by its multiply-adds.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,14 +17,14 @@ from rich.console import Console
 from compression.cost import Cost
 from compression.spec import NetworkSpec
 from configs.schema import RunSettings
-from orchestrator.observer import Observer
+from orchestrator.observer import TrialRow
 from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.report import count, duration, gmacs
 from orchestrator.session import Session
 from orchestrator.terminal import plain_table
 from trainers.backbones import build
 from trainers.data.clips import steps_per_epoch
-from trainers.trial import Trial
+from trainers.trial import Trial, TrialResult
 
 MEASURED_MACS = 0.5e9
 """Cost of the batch of the measured step: as many clips as make it, from 1 to `MEASURED_CLIPS`."""
@@ -74,8 +76,20 @@ class Plan:
 class Quiet:
     """An observer that says nothing: a plan has no progress."""
 
-    def __getattr__(self, _name: str) -> object:
-        return lambda *_args, **_kwargs: None
+    def stage_started(self, stage: str, trials: Sequence[TrialRow]) -> None:
+        """See `Observer`."""
+
+    def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:
+        """See `Observer`."""
+
+    def trial_finished(self, result: TrialResult) -> None:
+        """See `Observer`."""
+
+    def stage_finished(self, summary: str) -> None:
+        """See `Observer`."""
+
+    def message(self, text: str) -> None:
+        """See `Observer`."""
 
 
 def make_plan(settings: RunSettings) -> Plan:
@@ -84,7 +98,7 @@ def make_plan(settings: RunSettings) -> Plan:
     Raises:
         UserError: as the run itself would.
     """
-    session = Session(settings, _quiet())
+    session = Session(settings, Quiet())
     session.open()
     teacher = session.teacher
     base = Model(network=session.network, cost=session.cost(session.network), trial=teacher.digest, top1=1.0, top5=1.0)
@@ -166,13 +180,12 @@ def print_plan(console: Console, plan: Plan) -> None:
         f"over {plan.train_videos} training videos, {plan.slots} at a time."
     )
     console.print(
-        f"About {duration(plan.seconds)} on this machine at most, from a step measured here "
+        f"About {duration(plan.seconds)} on this machine's CPUs at most, from a step measured here "
         "(decoding and start-up not included)."
     )
 
 
-def _median_seconds(function: object, runs: int = 3) -> float:
-    assert callable(function)
+def _median_seconds(function: Callable[[], None], runs: int = 3) -> float:
     function()  # warm-up
     times = []
     for _ in range(runs):
@@ -180,7 +193,3 @@ def _median_seconds(function: object, runs: int = 3) -> float:
         function()
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2]
-
-
-def _quiet() -> Observer:
-    return Quiet()  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.schema import DataSettings
 from trainers.data.cache import FrameCache
 from trainers.data.manifest import build_manifest
@@ -40,11 +40,13 @@ def evaluate_model(folder: Path, flags: Mapping[str, Any], *, device: str = "aut
             f"{folder} tells {len(description.classes)} classes apart ({_few(description.classes)}), but "
             f"{manifest.root} has {len(manifest.classes)} ({_few(manifest.classes)}); give data with the same classes"
         )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but PyTorch finds no CUDA device here; leave it out")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     quarantine = Quarantine(len(manifest.train) + len(manifest.val), data.max_quarantined)
     probabilities, labels = video_probabilities(
-        network.to(device),
+        network.to(device).to(memory_format=torch.channels_last_3d),  # as in training
         manifest,
         description.clips,
         device=device,
@@ -52,6 +54,8 @@ def evaluate_model(folder: Path, flags: Mapping[str, Any], *, device: str = "aut
         quarantine=quarantine,
     )
     accuracy = accuracy_of(probabilities, labels)
+    if not accuracy.finite:
+        raise RunError(f"the outputs of {folder} are not finite numbers; its weights are damaged")
     return {
         "model": str(folder),
         "top1": accuracy.top1,
@@ -74,7 +78,7 @@ def data_of(folder: Path, flags: Mapping[str, Any]) -> DataSettings:
         recorded = read_json(folder / "metrics.json")
         if recorded is None:
             raise UserError(f"{folder} has no metrics.json to name its data; say which with --data SOURCE:DIR")
-        given = {key: recorded["data"][key] for key in ("source", "path", "split")} | given
+        given = {key: recorded["data"][key] for key in ("source", "path", "split", "max_quarantined")} | given
     try:
         return DataSettings.model_validate(given)
     except ValidationError as error:

@@ -15,7 +15,7 @@ EXTENDABLE = ("iterations", "target_gmacs", "max_drop", "control")
 
 def identity(settings: RunSettings, algorithm: str) -> dict[str, Any]:
     """All settings that determine results, as JSON; without where it runs and how far it goes."""
-    kept = settings.model_dump(mode="json", exclude={"runtime"})
+    kept = settings.model_dump(mode="json", exclude={"runtime": True, "data": {"max_quarantined"}})
     for key in EXTENDABLE:
         kept["search"].pop(key)
     return {"algorithm": algorithm, **kept}

@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator.report.card import model_card
 from orchestrator.state import State
 from orchestrator.store import RunFolder, Store
-from trainers.files import copy_file, write_json, write_text
+from trainers.files import copy_file, read_json, write_json, write_text
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE
+from trainers.results import RESULT_FILE
 
 
 def export_models(store: Store, run: RunFolder, state: State) -> None:
@@ -20,8 +21,8 @@ def export_models(store: Store, run: RunFolder, state: State) -> None:
     for model in models:
         export_model(store.trial_folder(model["trial"]), run.path / model["path"], model, state)
     kept = {Path(model["path"]).name for model in models}
-    for folder in (run.path / "models").iterdir():
-        if folder.name not in kept:
+    for folder in (run.path / "models").glob("PAS-*"):
+        if folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
 
 
@@ -31,4 +32,4 @@ def export_model(trial: Path, target: Path, model: dict[str, Any], state: State)
         copy_file(trial / name, target / name)
     numbers = {key: model[key] for key in ("name", "top1", "top5", "gmacs", "params", "frames", "side", "trial")}
     write_json(target / "metrics.json", {**numbers, "sequence": model["sequence"], "data": state["data"]})
-    write_text(target / "card.md", model_card(model, state))
+    write_text(target / "card.md", model_card(model, state, read_json(trial / RESULT_FILE)))

@@ -7,6 +7,7 @@ learning rate for those that inherit weights, plain cross-entropy for controls.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from compression.spec import NetworkSpec
@@ -41,8 +42,9 @@ class Planner:
         on_gpu = self.settings.runtime.gpus_per_trial > 0
         return train.model_copy(update={"precision": "bf16" if on_gpu else "fp32"})
 
+    @cached_property
     def teacher(self) -> Trial:
-        """The trial that trains the base network, or evaluates given weights."""
+        """The trial that trains the base network, or evaluates given weights (hashed once, they may be large)."""
         weights = self.settings.teacher.weights
         return Trial(
             name=f"{self.teacher_network.backbone}-teacher",
@@ -67,7 +69,7 @@ class Planner:
             clips=self.settings.clips,
             train=train,
             seed=self.settings.seed,
-            teacher=self.teacher().digest if distilled else None,
+            teacher=self.teacher.digest if distilled else None,
             distillation=self.settings.distillation if distilled else None,
             start=hypothesis.start,
         )

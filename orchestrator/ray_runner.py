@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 # Before Ray is imported: no phoning home, no files beside ours, and Ctrl-C is ours to handle.
@@ -31,7 +34,7 @@ from ray.job_config import JobConfig
 from configs.errors import RunError, UserError
 from configs.schema import RuntimeSettings
 from orchestrator.observer import Observer
-from orchestrator.runner import guarded, result_from, result_to
+from orchestrator.runner import guarded
 from orchestrator.store import Store
 from trainers.loop import EpochMetrics
 from trainers.site import Site
@@ -55,6 +58,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the trial; the work starts with the first step."""
+        os.environ.pop("WORLD_SIZE", None)  # a launcher's, around Ray: this trial is one process
         self.trial = Trial.from_dict(config["trial"])
         self.epochs: Generator[EpochMetrics, None, TrialResult] = guarded(self.trial, Site.from_dict(config["site"]))
 
@@ -66,7 +70,7 @@ class TrialActor(tune.Trainable):
         try:
             return {"epoch_metrics": next(self.epochs), tune.result.DONE: False}
         except StopIteration as end:
-            return {"trial_result": result_to(end.value), tune.result.DONE: True}
+            return {"trial_result": asdict(end.value), tune.result.DONE: True}
 
     def cleanup(self) -> None:
         """Release the trial's lock."""
@@ -88,7 +92,7 @@ class _Progress(tune.Callback):
         if metrics := result.get("epoch_metrics"):
             self.observer.epoch_finished(Trial.from_dict(trial.config["trial"]).digest, metrics)
         elif data := result.get("trial_result"):
-            self.observer.trial_finished(result_from(data))
+            self.observer.trial_finished(TrialResult(**data))
 
 
 class RayRunner:
@@ -121,6 +125,7 @@ class RayRunner:
         else:
             require_reachable(self.runtime.address)
             options |= {"address": self.runtime.address}
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             context = ray.init(**options)
         except (ConnectionError, ValueError) as error:
@@ -128,6 +133,8 @@ class RayRunner:
                 f"runtime.address is {self.runtime.address!r}, but no Ray cluster answers there ({error}). "
                 "Start one with `ray start --head`, or leave --address out to run in this process"
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without a word
         if context.dashboard_url:
             self.observer.message(f"Ray dashboard: http://{context.dashboard_url}")
         return self
@@ -157,12 +164,13 @@ class RayRunner:
                     raise RunError(
                         f"Ray Tune gave up on stage {stage} {attempt} times; the last time: {error}"
                     ) from error
-        return [answers.get(trial.digest) or self._stored(trial) for trial in trials]
+        return [answers.get(trial.digest) or self._stored(stage, trial) for trial in trials]
 
-    def _stored(self, trial: Trial) -> TrialResult:
-        result = self.store.result(trial.digest)
-        assert result is not None, "a trial is either answered or stored"
-        return result
+    def _stored(self, stage: str, trial: Trial) -> TrialResult:
+        """The result that a trial left although its Tuner didn't say so."""
+        if result := self.store.result(trial.digest):
+            return result
+        raise RunError(f"Ray Tune ended stage {stage} without a result of {trial.name}; give the same command again")
 
     def _fit(self, name: str, trials: Sequence[Trial]) -> dict[str, TrialResult]:
         """One Tuner over some trials; those that Tune lost for good come back as failed."""
@@ -177,7 +185,7 @@ class RayRunner:
                 max_concurrent_trials=self.runtime.max_concurrent,
                 reuse_actors=False,  # a reused actor keeps its old name and its GPU memory
                 trial_name_creator=_trial_name,
-                trial_dirname_creator=lambda trial: _trial_name(trial),
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -194,10 +202,12 @@ class RayRunner:
             if outcome.error is not None:
                 trial = Trial.from_dict((outcome.config or {})["trial"])
                 reason = f"lost {self.runtime.max_failures + 1} times: {str(outcome.error).strip().splitlines()[-1]}"
-                answers[trial.digest] = TrialResult(trial=trial.digest, name=trial.name, status="failed", reason=reason)
+                answers[trial.digest] = TrialResult(
+                    trial=trial.digest, name=trial.name, status="failed", reason=reason, transient=True
+                )
                 self.observer.trial_finished(answers[trial.digest])
             elif outcome.metrics and (data := outcome.metrics.get("trial_result")):
-                answers[data["trial"]] = result_from(data)
+                answers[data["trial"]] = TrialResult(**data)
         return answers
 
     def _require_resources(self) -> None:
@@ -245,10 +255,10 @@ def require_reachable(address: str, *, timeout_seconds: float = 5.0) -> None:
     Raises:
         UserError: no host:port, or no connection.
     """
-    if address in ("auto", "local"):
+    if address == "auto":
         return
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
+    host, separator, port = address.rpartition(":")
+    if not separator or "/" in host or not port.isdigit():
         raise UserError(f"runtime.address is {address!r}, but must be `auto` or host:port, like 10.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=timeout_seconds).close()

@@ -10,9 +10,10 @@ import logging
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
-from typing import Any, Protocol, Self
+from dataclasses import replace
+from typing import Protocol, Self
 
+from configs.errors import RunError, UserError
 from orchestrator.observer import Observer
 from orchestrator.store import Store
 from trainers.files import write_text
@@ -56,8 +57,23 @@ def run_stage(
             observer.trial_finished(known[trial.digest])
     if missing:
         results = runner.train(stage, missing)
+        refuse_transient(results)
         known.update({result.trial: result for result in results})
     return [known[trial.digest] for trial in trials]
+
+
+def refuse_transient(results: Sequence[TrialResult]) -> None:
+    """Stop where a trial failed for a reason outside itself: a choice without it would be another choice next time.
+
+    Raises:
+        RunError: lists what could not be run, and why.
+    """
+    if blocked := [result for result in results if result.transient]:
+        lines = "\n".join(f"  {result.name}: {result.reason}" for result in blocked)
+        raise RunError(
+            f"{len(blocked)} of {len(results)} trainings could not be run:\n{lines}\n"
+            "Once the cause is gone, the same command goes on from the last checkpoints"
+        )
 
 
 class LocalRunner:
@@ -98,19 +114,10 @@ def guarded(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResu
         return (yield from run_trial(trial, site))
     except Exception as error:
         log.debug("trial %s failed", trial.name, exc_info=True)
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError | OSError) else str(error)
+        transient = isinstance(error, OSError | UserError)
+        reason = str(error) if transient else f"{type(error).__name__}: {error}"
         try:
             write_text(site.trial_folder(trial.digest) / "failure.txt", traceback.format_exc())
         except OSError:
             log.warning("the traceback of %s could not be written", trial.name)
-        return TrialResult(trial=trial.digest, name=trial.name, status="failed", reason=reason)
-
-
-def result_from(data: dict[str, Any]) -> TrialResult:
-    """A result that has travelled as a dictionary."""
-    return TrialResult(**data)
-
-
-def result_to(result: TrialResult) -> dict[str, Any]:
-    """A result as a dictionary of plain values."""
-    return asdict(result)
+        return TrialResult(trial=trial.digest, name=trial.name, status="failed", reason=reason, transient=transient)

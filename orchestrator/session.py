@@ -8,13 +8,16 @@ iterations extend.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from compression.cost import Cost, measure_cost
 from compression.spec import NetworkSpec
-from configs.errors import RunError
+from configs.errors import RunError, UserError
 from configs.loader import resolved_yaml
 from configs.schema import RunSettings
 from orchestrator import state as states
@@ -51,6 +54,7 @@ class Session:
         self.search: PasSearch | None = None
         self.results: dict[str, TrialResult] = {}
         self.costs: dict[NetworkSpec, Cost] = {}
+        self.versions = states.versions()
         self.started = time.monotonic()
 
     def open(self) -> None:
@@ -60,6 +64,7 @@ class Session:
             UserError: whatever is wrong with settings, data, teacher or folder.
         """
         settings = self.settings
+        require_device(settings)
         self.store.prepare()
         require_same_identity(self.run.read_state(), settings, self.algorithm)
         network = teacher_network(settings)
@@ -67,7 +72,7 @@ class Session:
         self.manifest = build_manifest(settings.data, min_frames=network.clip_frames)
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
-        self.teacher = self.planner.teacher()
+        self.teacher = self.planner.teacher
         if settings.teacher.weights:
             place_teacher_weights(self.store, self.teacher, settings.teacher.weights)
 
@@ -86,41 +91,42 @@ class Session:
             with self._runner() as runner:  # first: an address or port that is refused leaves the run as it was
                 self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
                 write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
-                self.run.log("started", commit=states.commit())
+                self.run.log("started", commit=self.versions["commit"])
                 try:
                     self._train_all(runner)
                 except BaseException as error:
-                    self._save("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error) or None)
+                    self._give_up(error)
                     raise
-            return self._finish()
+            final = self._publish("finished")
+            self.run.log("finished", reason=final["stop_reason"], **final["stats"])
+            return final
 
     def _train_all(self, runner: Runner) -> None:
-        self._save("running")
+        self._save()
         self._train_teacher(runner)
         if self.algorithm == "train":
             return
         self.search = PasSearch(self._teacher_model(), self.settings.search, self.cost)
         while proposed := self.search.propose():
-            self._save("running")
-            results = self._stage(runner, f"iteration {proposed[0].iteration}", proposed)
-            self.search.tell(results)
+            self._save()
+            trials = [self.planner.trial(hypothesis) for hypothesis in proposed]
+            self.search.tell(self._stage(runner, stage_name(proposed), trials))
+            export_models(self.store, self.run, self._save())
             self._announce(proposed)
-        self._save("running")
 
     def _train_teacher(self, runner: Runner) -> None:
-        self.stage_started("teacher", [self._row(self.teacher)])
-        (result,) = run_stage(runner, self.store, self, "teacher", [self.teacher])
+        (result,) = self._stage(runner, "teacher", [self.teacher])
         if result.status != "finished":
-            raise RunError(
-                f"the teacher {result.status}: {result.reason}\n"
-                f"See {self.store.trial_folder(result.trial)}; the same command tries a failed training again"
-            )
-        self.observer.stage_finished(f"teacher: top-1 {result.top1:.3f}")
+            raise RunError(f"the teacher {result.status}: {result.reason}\nSee {self.store.trial_folder(result.trial)}")
+        export_models(self.store, self.run, self._save())
+        self.observer.stage_finished(f"top-1 {result.top1:.3f}")
 
-    def _stage(self, runner: Runner, stage: str, proposed: Sequence[Hypothesis]) -> list[TrialResult]:
-        trials = [self.planner.trial(hypothesis) for hypothesis in proposed]
-        self.stage_started(stage, [self._row(trial) for trial in trials])
-        return run_stage(runner, self.store, self, stage.replace("iteration ", "iter-"), trials)
+    def _stage(self, runner: Runner, stage: str, trials: Sequence[Trial]) -> list[TrialResult]:
+        """Results of some trials; all are in the state, whoever told of them."""
+        self.observer.stage_started(stage, [self._row(trial) for trial in trials])
+        results = run_stage(runner, self.store, self, stage.replace("iteration ", "iter-").replace(" ", "-"), trials)
+        self.results |= {result.trial: result for result in results}
+        return results
 
     def _announce(self, proposed: Sequence[Hypothesis]) -> None:
         assert self.search is not None
@@ -128,7 +134,7 @@ class Session:
         iteration = self.search.iterations[number - 1]
         selection = iteration.selection
         if proposed[0].kind == "control" or not isinstance(selection, Selection):
-            self.observer.stage_finished(f"control of PAS-{number} done")
+            self.observer.stage_finished("done")
             return
         verdict = "" if iteration.accepted else " (not accepted)"
         self.run.log("selected", iteration=number, axis=selection.winner.axis, rule=selection.rule, why=selection.why)
@@ -137,7 +143,7 @@ class Session:
             f"rule {selection.rule}: {selection.why}"
         )
 
-    # The session watches its own runner: it keeps what it hears and passes it on.
+    # The session watches its own runner: it keeps what it hears and passes it on (an `Observer`).
 
     def stage_started(self, stage: str, trials: Sequence[TrialRow]) -> None:
         """See `Observer`."""
@@ -152,7 +158,7 @@ class Session:
         self.results[result.trial] = result
         self.run.link_trial(result.name, self.store.trial_folder(result.trial))
         self.run.log("trial", name=result.name, trial=result.trial, status=result.status, top1=result.top1)
-        self._save("running")
+        self._save()
         self.observer.trial_finished(result)
 
     def stage_finished(self, summary: str) -> None:
@@ -212,7 +218,7 @@ class Session:
             "stop_reason": reason or (search.stop_reason if search else None),
             "seed": self.settings.seed,
             "data": states.data_state(self.settings, self.manifest),
-            "versions": states.versions(),
+            "versions": self.versions,
             "identity": identity(self.settings, self.algorithm),
             "config": self.settings.model_dump(mode="json"),
             "teacher": states.trial_state(self.teacher, self.cost(self.network), self.results.get(self.teacher.digest)),
@@ -224,23 +230,49 @@ class Session:
             "stats": states.statistics(self.results.values(), time.monotonic() - self.started, runtime.cpus_per_trial),
         }
 
-    def _save(self, status: str, reason: str | None = None) -> State:
+    def _save(self, status: str = "running", reason: str | None = None) -> State:
         current = self.state(status, reason)
         self.run.write_state(current)
         return current
 
-    def _finish(self) -> State:
-        final = self._save("running")
-        export_models(self.store, self.run, final)
-        final["status"] = "finished"
-        write_report(final, self.curves(final), self.run.path)
-        self.run.write_state(final)
-        self.run.log("finished", reason=final["stop_reason"], **final["stats"])
-        return final
+    def _publish(self, status: str, reason: str | None = None) -> State:
+        """State and report, of a run that is over or was cut off; its models are there already."""
+        current = self.state(status, reason)
+        write_report(current, curves_of(self.store, current), self.run.path)
+        self.run.write_state(current)
+        return current
 
-    def curves(self, state: State) -> dict[str, list[dict[str, Any]]]:
-        """Metrics per epoch of every trial that a state names."""
-        return curves_of(self.store, state)
+    def _give_up(self, error: BaseException) -> None:
+        """Leave the best state and report that can be left; the error itself is told by whoever caught it."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        try:
+            self._publish("interrupted" if stopped else "failed", None if stopped else str(error))
+        except OSError as second:
+            log.warning("the state of run %s could not be written: %s", self.name, second)
+
+
+def stage_name(proposed: Sequence[Hypothesis]) -> str:
+    """`iteration 2`, or `control of PAS-2` where that is all that is left."""
+    first = proposed[0]
+    return f"control of PAS-{first.iteration}" if first.kind == "control" else f"iteration {first.iteration}"
+
+
+def require_device(settings: RunSettings) -> None:
+    """Refuse GPUs that this process would need and does not have (Ray knows its own).
+
+    Raises:
+        UserError: `--runner local` with GPUs, and no CUDA device; or a launcher of several processes around this one.
+    """
+    runtime = settings.runtime
+    if runtime.runner == "local" and runtime.gpus_per_trial > 0 and not torch.cuda.is_available():
+        raise UserError(
+            f"runtime.gpus_per_trial is {runtime.gpus_per_trial:g}, but PyTorch finds no CUDA device here; set it to 0"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a search is one process, which spreads its own trials; "
+            "start it once, without torchrun"
+        )
 
 
 def curves_of(store: Store, state: State) -> dict[str, list[dict[str, Any]]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
-import sys
 from collections.abc import Callable, Collection, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from compression.cost import Cost
 from configs.schema import RunSettings
 from orchestrator.pas import Hypothesis, Iteration, PasSearch
+from trainers import results
 from trainers.data.manifest import Manifest
 from trainers.trial import Trial, TrialResult
 
@@ -93,6 +91,7 @@ def data_state(settings: RunSettings, manifest: Manifest) -> dict[str, Any]:
         "source": settings.data.source,
         "path": str(manifest.root),
         "split": settings.data.split,
+        "max_quarantined": settings.data.max_quarantined,
         "fingerprint": manifest.fingerprint,
         "train_videos": len(manifest.train),
         "val_videos": len(manifest.val),
@@ -115,14 +114,7 @@ def statistics(results: Collection[TrialResult], wall_seconds: float, cpus_per_t
 
 def versions() -> dict[str, str]:
     """Versions behind a run."""
-    packages = ("torch", "torchvision", "ray", "numpy", "av")
-    return {
-        "orchestrate": version("video-compression-orchestrator"),
-        "commit": commit(),
-        "python": sys.version.split()[0],
-        **{package: version(package) for package in packages},
-        "platform": platform.platform(),
-    }
+    return {"commit": commit(), **results.versions()}
 
 
 def commit() -> str:

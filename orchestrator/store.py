@@ -14,13 +14,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from trainers.files import exclusive, is_locked, read_json, write_json
+from trainers.files import exclusive, is_locked, read_json, temporary_beside, write_json
 from trainers.results import read_metrics, read_result
 from trainers.site import manifest_file, trial_folder
 from trainers.trial import TrialResult
@@ -44,7 +44,7 @@ class Store:
         try:
             for folder in (self.root / "trials", self.root / "data"):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".writable.{os.getpid()}"
+            probe = temporary_beside(self.root / "writable")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -112,11 +112,12 @@ class RunFolder:
         Raises:
             UserError: another one is at work.
         """
-        try:
-            with exclusive(self.path / LOCK_FILE, wait_seconds=5.0, what=f"run {self.path.name}"):
-                yield
-        except TimeoutError as error:
-            raise UserError(f"{error}; wait for it, stop it, or choose another --name") from None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.path / LOCK_FILE, wait_seconds=5.0, what=f"run {self.path.name}"))
+            except TimeoutError as error:
+                raise UserError(f"{error}; wait for it, stop it, or choose another --name") from None
+            yield
 
     def read_state(self) -> dict[str, Any] | None:
         """What the run last said of itself; None for a new run. A run whose driver died is called interrupted."""
@@ -124,6 +125,16 @@ class RunFolder:
         if state and state["status"] == "running" and not is_locked(self.path / LOCK_FILE):
             state["status"] = "interrupted"
         return state
+
+    def require_state(self) -> dict[str, Any]:
+        """The state of a run that must have one.
+
+        Raises:
+            UserError: it can't be read.
+        """
+        if state := self.read_state():
+            return state
+        raise UserError(f"{self.path / STATE_FILE} can't be read; the command that made the run writes it again")
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state; readers see the old one or the new one."""
@@ -139,7 +150,6 @@ class RunFolder:
         """Point to a trial under its name, so that a person finds it."""
         link = self.path / "trials" / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        temporary = link.with_name(f".{name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_beside(link)
         temporary.symlink_to(os.path.relpath(folder, link.parent))
         temporary.replace(link)

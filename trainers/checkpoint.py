@@ -8,7 +8,6 @@ when whole; the manifest, written last, has the hash of every file, and a reader
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainers.files import read_json, sha256_of, write_json
+from trainers.files import read_json, sha256_of, temporary_beside, write_json
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ def save_checkpoint(
         OSError: the disk is full or can't be written to; older checkpoints are untouched.
     """
     final = folder / f"epoch-{progress.epoch:04d}"
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(final)
     temporary.mkdir(parents=True)
     try:
         save_file(tensors_of(module), temporary / WEIGHTS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         OSError: the folder can't be written to, or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         write(temporary)
         with temporary.open("rb") as file:
@@ -31,6 +33,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside `path` that no other process on any machine uses."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,13 +70,13 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def exclusive(path: Path, *, wait_seconds: float, what: str) -> Iterator[None]:
+def exclusive(path: Path, *, what: str, wait_seconds: float = math.inf) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the system releases it when the process dies.
 
     Args:
         path: the lock file; created when missing, never removed.
-        wait_seconds: how long to wait for another holder.
         what: the thing that is locked, for the error.
+        wait_seconds: how long to wait for another holder; as long as it lives when left out.
 
     Raises:
         TimeoutError: another process still holds it.

@@ -11,9 +11,10 @@ Sources:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,13 +64,12 @@ def run_trial(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialRe
 
     Raises:
         UserError: the start or the teacher can't be used, or too many videos are unreadable.
-        TimeoutError: another process trains the same trial and doesn't finish.
         OSError: the store can't be written to.
     """
     torch.set_num_threads(max(1, site.threads))
     world = join_world()
     folder = site.trial_folder(trial.digest)
-    lock = exclusive(folder / "lock", wait_seconds=site.lock_wait_seconds, what=f"trial {trial.digest}")
+    lock = exclusive(folder / "lock", what=f"trial {trial.digest}")  # whoever trains it now does the work for us
     with lock if world.is_main else nullcontext():
         world.barrier()  # what is in the store is looked at under the lock, by all processes
         if result := read_result(folder):
@@ -143,7 +143,7 @@ class Training:
         self.distil = self.world.wrap(self.distiller) if self.distiller else None
 
     def epochs(self) -> Generator[EpochMetrics, None, None]:
-        """Train what is left, an epoch at a time; every epoch is on disk before it is reported."""
+        """Train what is left, an epoch at a time; an epoch's metrics, and any checkpoint, precede its report."""
         train = self.trial.train
         if train is None:
             return
@@ -169,16 +169,14 @@ class Training:
         steps = steps_per_epoch(self.manifest, self.trial.clips, train.batch)
         sums = _Sums({}, torch.zeros((), device=self.device), torch.zeros((), device=self.device))
         pending: list[Tensor] = []
-        started = fetch_started = time.perf_counter()
+        started = time.perf_counter()
         lr, step = 0.0, 0
-        for step, batch in enumerate(self._batches(train, epoch)):
-            sums.waited += time.perf_counter() - fetch_started
+        for step, parts in itertools.groupby(self._batches(train, epoch, sums), lambda batch: batch.step):
             lr = learning_rate(train, epoch + (step + 0.5) / steps, base_lr=train.lr)
-            pending.append(self._step(train, batch, lr, sums))
+            pending.append(self._step(train, parts, lr, sums))
             if len(pending) == LOSS_CHECK_STEPS:
                 self._check_finite(pending, epoch, step)
                 pending.clear()
-            fetch_started = time.perf_counter()
         self._check_finite(pending, epoch, step)
         self.world.share_buffers(self.student)
         elapsed = time.perf_counter() - started
@@ -196,26 +194,46 @@ class Training:
             "data_wait": round(sums.waited / elapsed, 4),
         }
 
-    def _batches(self, train: TrainSettings, epoch: int) -> Generator[Batch, None, None]:
+    def _batches(self, train: TrainSettings, epoch: int, sums: _Sums) -> Generator[Batch, None, None]:
+        """The epoch's micro-batches; the time spent waiting for them goes into `sums`."""
         views = [self.trial.network] + ([self.distiller.teacher.spec] if self.distiller else [])
-        yield from train_batches(
+        batches = train_batches(
             self.manifest,
             self.trial.clips,
             views,
             seed=self.trial.seed,
             epoch=epoch,
             batch=train.batch,
+            micro_batch=train.micro_batch,
             rank=self.world.rank,
             world=self.world.size,
             loader_workers=self.site.loader_workers,
             cache=self.cache,
             quarantine=self.quarantine,
         )
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            sums.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
-    def _step(self, train: TrainSettings, batch: Batch, lr: float, sums: _Sums) -> Tensor:
-        """One step of SGD; returns the loss, detached."""
+    def _step(self, train: TrainSettings, parts: Iterable[Batch], lr: float, sums: _Sums) -> Tensor:
+        """One step of SGD over the micro-batches of a batch; returns the loss, detached."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for batch in parts:
+            loss = self._loss(train, batch, sums) * batch.share
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        self.optimizer.step()
+        return torch.stack(losses).sum()
+
+    def _loss(self, train: TrainSettings, batch: Batch, sums: _Sums) -> Tensor:
+        """Cross-entropy and distillation of one forward pass, which `sums` takes note of."""
         labels = batch.labels.to(self.device, non_blocking=True)
         inputs = [self._normalised(images) for images in batch.views]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
@@ -225,15 +243,11 @@ class Training:
             terms = {"ce": F.cross_entropy(logits.float(), labels)}
             if self.distil:
                 terms.update(self.distil(logits, features, inputs[1]))
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
         for name, term in terms.items():
             sums.terms[name] = sums.terms.get(name, 0) + term.detach() * len(labels)
         sums.correct += (logits.argmax(-1) == labels).sum()
         sums.clips += len(labels)
-        return loss.detach()
+        return torch.stack(list(terms.values())).sum()
 
     def _check_finite(self, losses: list[Tensor], epoch: int, last_step: int) -> None:
         """Raise, in all processes, for the first of some consecutive steps with a loss that is not finite in any.
@@ -266,6 +280,7 @@ class Training:
             clips_per_video=clips_per_video,
             device=self.device,
             world=self.world,
+            loader_workers=self.site.loader_workers,
             cache=self.cache,
             quarantine=self.quarantine,
         )

@@ -21,6 +21,11 @@ from trainers.trial import Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
+PACKAGES = {"orchestrate": "video-compression-orchestrator"} | {
+    name: name for name in ("torch", "torchvision", "ray", "numpy", "av")
+}
+"""Distribution that each version is of."""
+
 RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
 
 
@@ -63,11 +68,10 @@ def read_result(folder: Path) -> TrialResult | None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("torch", "torchvision", "av", "numpy", "ray", "video-compression-orchestrator")
     found = {"python": sys.version.split()[0], "platform": platform.platform()}
-    for package in packages:
+    for name, package in PACKAGES.items():
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+            found[name] = version(package)
+        except PackageNotFoundError:  # a machine that only trains may lack Ray
+            found[name] = "not installed"
     return found

@@ -25,8 +25,6 @@ class Site:
     """Memory for decoded frames, in MiB."""
     max_quarantined: float = 0.02
     """Largest share of videos that may turn out unreadable before the trial fails."""
-    lock_wait_seconds: float = 60.0
-    """How long to wait for another process that trains the same trial."""
 
     def trial_folder(self, digest: str) -> Path:
         """Folder of a trial: checkpoints, metrics, weights and result."""

@@ -108,5 +108,7 @@ class TrialResult:
     """Epochs trained."""
     reason: str | None = None
     """Why it did not finish."""
+    transient: bool = False
+    """Whether it failed for a reason outside itself (storage, input, lost processes): it may succeed another time."""
     cached: bool = False
     """Answered from the store without any training in this run."""

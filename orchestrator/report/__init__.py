@@ -89,6 +89,9 @@ def headline(state: State) -> str:
 
 
 def _without_result(state: State) -> str:
+    if state["algorithm"] == "train" and state["status"] == "finished":
+        network = state["teacher"]
+        return f"{network['name']} reaches {percent(network['top1'])} top-1 at {gmacs(network['gmacs'])} GMACs."
     if state["status"] == "running":
         stage = f"iteration {len(state['iterations'])}" if state["iterations"] else "the teacher"
         return f"No network has been chosen yet: {stage} is being trained."

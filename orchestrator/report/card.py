@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from compression.reduction import AXES
 from orchestrator.report import Row, State, clip, count, gmacs, percent, points, share, standard_error
 
 
-def model_card(model: Row, state: State) -> str:
+def model_card(model: Row, state: State, record: dict[str, Any]) -> str:
     """Text of `card.md` for a member of the family.
 
     Args:
         model: an entry of `state["family"]`.
         state: the search that it came from.
+        record: `result.json` of the trial that trained it: its own recipe and versions.
     """
-    return "\n\n".join([_what(model, state), _numbers(model, state), _use(model), _origin(model, state)]) + "\n"
+    return "\n\n".join([_what(model, state), _numbers(model, state), USE, _origin(model, state, record)]) + "\n"
 
 
 def _what(model: Row, state: State) -> str:
@@ -52,11 +54,12 @@ def _numbers(model: Row, state: State) -> str:
     )
 
 
-def _use(model: Row) -> str:
-    return f"""## Use
+USE = """## Use
+
+In this folder:
 
 ```
-orchestrate evaluate {model["path"]}
+orchestrate evaluate .
 ```
 
 ```python
@@ -64,14 +67,14 @@ from pathlib import Path
 
 from trainers.package import load_package
 
-network, description = load_package(Path("{model["path"]}"))
+network, description = load_package(Path("."))
 ```
 
 `network.json` says what the network is, how a clip is cut and normalised, and names the classes in order;
 `model.safetensors` has the weights. Nothing is unpickled."""
 
 
-def _origin(model: Row, state: State) -> str:
+def _origin(model: Row, state: State, record: dict[str, Any]) -> str:
     data, teacher = state["data"], state["teacher"]
     facts = {
         "run": f"`{state['run']}`, seed {state['seed']}",
@@ -80,9 +83,9 @@ def _origin(model: Row, state: State) -> str:
         "teacher": f"`{teacher['name']}`, trial `{teacher['trial']}`",
         "data": f"{data['source']}, {data['train_videos']} training videos, fingerprint `{data['fingerprint']}`",
         "left out": f"{len(data['quarantined'])} unreadable or too short videos",
-        "versions": ", ".join(f"{name} {version}" for name, version in state["versions"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
-    recipe = {key: state["config"][key] for key in ("clips", "train", "distillation") if key in state["config"]}
+    recipe = {key: record["trial"][key] for key in ("clips", "train", "distillation", "start")}
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
     return "\n".join(
         ["## Origin", "", *lines, "", "Recipe:", "", "```json", json.dumps(recipe, indent=1, ensure_ascii=False), "```"]

@@ -152,7 +152,7 @@ class TestErrors:
             ("data.split=4", "data.split is 4, but must be one of 1, 2, 3"),
             ("search.axes=[s, q]", "search.axes.1 is 'q', but must be one of s, t, f, c, l"),
             ("search.axes=[s, s]", "search.axes is ['s', 's'], but must name each axis once; it needs at least one"),
-            ("train.warmup_epochs=5", "train.warmup_epochs is 5, but must be below epochs (5); lower it"),
+            ("train.warmup_epochs=5", "train.warmup_epochs is 5, but must be below epochs (4); lower it"),
             ("train.lr=fast", "train.lr is 'fast', but must be a number"),
             ("train.lr=-1", "train.lr is -1, but must be greater than 0"),
             ("train.epochs=2.5", "train.epochs is 2.5, but must be a whole number"),

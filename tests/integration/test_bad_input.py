@@ -193,10 +193,9 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
         patch.setattr(checkpoint, "save_file", full_disk)
         assert run(command) == 1
     message = capsys.readouterr().err
-    assert message.startswith("error: the teacher failed: ")
-    assert "No space left on device" in message
-    assert f"See {tmp_path / 'trials'}/" in message
-    assert "the same command tries a failed training again" in message
+    assert message.startswith("error: ")
+    assert "slowfast-teacher: [Errno 28] No space left on device" in message
+    assert "Once the cause is gone, the same command goes on" in message
     assert "Traceback" not in message
     assert read_state(tmp_path)["status"] == "failed"
     assert [path for path in tmp_path.rglob("*") if ".tmp" in path.name or path.name == "result.json"] == []

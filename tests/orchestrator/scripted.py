@@ -155,7 +155,7 @@ class ScriptedSession(Session):
     def _runner(self) -> ScriptedRunner:
         return self.runner
 
-    def _finish(self) -> State:
+    def _publish(self, status: str, reason: str | None = None) -> State:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session, "write_report", lambda *_: None)
-            return super()._finish()
+            return super()._publish(status, reason)

@@ -16,7 +16,7 @@ from compression.spec import NetworkSpec, nearest
 from configs.errors import RunError
 from configs.schema import SearchSettings
 from orchestrator.pas import Hypothesis, Model, PasSearch
-from orchestrator.selection import Candidate, SelectionError, select
+from orchestrator.selection import Candidate, Selection, SelectionError, select
 from trainers.trial import TrialResult
 
 STEPS = {"s": 1.4, "t": 2.0, "f": 2.0, "c": 1.4, "l": 2.0}
@@ -51,6 +51,7 @@ def run(settings: dict[str, Any], told: Told) -> tuple[PasSearch, list[list[Hypo
     while proposed := search.propose():
         assert search.propose() == proposed
         batches.append(proposed)
+        assert len(batches) <= settings.get("iterations", 5) + 1, "the search does not end"
         search.tell([answer(told, hypothesis.name) for hypothesis in proposed])
     assert search.propose() == []
     return search, batches
@@ -65,7 +66,7 @@ class Reading:
 
     batches: list[list[tuple[str, dict[str, float], str | None]]] = field(default_factory=list)
     """Per batch: name, total factors and start of every trial."""
-    winners: str = ""
+    selections: list[Selection] = field(default_factory=list)
     family: int = 0
     stop: str = ""
 
@@ -92,7 +93,7 @@ def read_algorithm(settings: dict[str, Any], told: Told) -> Reading:
     parent, factors = "teacher", dict.fromkeys(STEPS, 1.0)
     due: list[tuple[str, dict[str, float], str | None]] = []
     while not reading.stop:
-        tau = len(reading.winners) + 1
+        tau = len(reading.selections) + 1
         tried: dict[str, dict[str, float]] = {}
         for axis in STEPS:
             total = {**factors, axis: factors[axis] * settings["factors"].get(axis, STEPS[axis])}
@@ -108,18 +109,19 @@ def read_algorithm(settings: dict[str, Any], told: Told) -> Reading:
 
         results = {axis: answer(told, names[axis]) for axis in tried}
         try:
-            chosen = select(
+            selection = select(
                 [Candidate(axis, macs(tried[axis]), results[axis].top1, results[axis].top5) for axis in tried],
                 teacher_macs=macs(dict.fromkeys(STEPS, 1.0)),
                 teacher_top1=TEACHER_TOP1,
                 parent_macs=macs(factors),
                 tolerance=0.15,
                 axis_order="stfcl",
-            ).winner
+            )
         except SelectionError:
             reading.stop = "nothing usable"
             return reading
-        reading.winners += chosen.axis
+        reading.selections.append(selection)
+        chosen = selection.winner
         assert chosen.top1 is not None
         lost_points = round(100 * TEACHER_TOP1) - round(100 * chosen.top1)
         if settings["max_drop"] is not None and lost_points > settings["max_drop"]:
@@ -175,7 +177,7 @@ def test_search_is_algorithm_1(settings: dict[str, Any], told: Told) -> None:
         return
     search, batches = run(settings, told)
     assert proposals(batches) == expected.batches
-    assert [search.iterations[i].selection.winner.axis for i in range(len(expected.winners))] == [*expected.winners]  # type: ignore[union-attr]
+    assert [iteration.selection for iteration in search.iterations] == expected.selections
     assert [iteration.number for iteration in search.family] == [*range(1, expected.family + 1)]
     assert search.stop_reason is not None
     assert STOP_REASONS[expected.stop] in search.stop_reason

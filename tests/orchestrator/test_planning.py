@@ -88,7 +88,7 @@ STAYS_OUT = [
 
 def test_equal_settings_give_equal_digests() -> None:
     assert trained(planner()).digest == trained(planner()).digest
-    assert planner().teacher().digest == planner().teacher().digest
+    assert planner().teacher.digest == planner().teacher.digest
 
 
 @pytest.mark.parametrize("override", ENTERS_HYPOTHESIS)
@@ -124,8 +124,8 @@ def test_where_the_data_lies_and_what_it_is_called_do_not_matter() -> None:
 def test_hypothesis_settings_leave_the_teacher_alone() -> None:
     """So that searches with other recipes share one teacher."""
     for override in ("train.lr=0.2", "distillation.weight=2", "search.axes=[s]"):
-        assert planner(override).teacher().digest == planner().teacher().digest
-    assert planner("teacher.train.lr=0.2").teacher().digest != planner().teacher().digest
+        assert planner(override).teacher.digest == planner().teacher.digest
+    assert planner("teacher.train.lr=0.2").teacher.digest != planner().teacher.digest
 
 
 # Recipes
@@ -144,7 +144,7 @@ def test_a_warm_start_has_a_tenth_of_the_learning_rate() -> None:
 
 def test_a_hypothesis_is_distilled_from_the_teacher() -> None:
     plan = planner()
-    assert trained(plan).teacher == plan.teacher().digest
+    assert trained(plan).teacher == plan.teacher.digest
     assert trained(plan).distillation == plan.settings.distillation
 
 
@@ -161,7 +161,7 @@ def test_a_distillation_that_weighs_nothing_needs_no_teacher() -> None:
     assert trained(plan).teacher is None
     for override in ("distillation.source_alpha=500", "distillation.features=l2"):
         plan = planner("distillation.weight=0", override)
-        assert trained(plan).teacher == plan.teacher().digest
+        assert trained(plan).teacher == plan.teacher.digest
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def given_teacher(package: Path) -> tuple[RunSettings, NetworkSpec]:
 
 def test_a_given_teacher_is_evaluated_not_trained(package: Path, tmp_path: Path) -> None:
     given, network = given_teacher(package)
-    trial = Planner(given, MANIFEST, network).teacher()
+    trial = Planner(given, MANIFEST, network).teacher
     assert trial.train is None
     store = Store(tmp_path / "runs")
     place_teacher_weights(store, trial, package)
@@ -212,10 +212,10 @@ def test_a_given_teacher_is_evaluated_not_trained(package: Path, tmp_path: Path)
 
 def test_other_weights_are_another_teacher(package: Path) -> None:
     given, network = given_teacher(package)
-    before = Planner(given, MANIFEST, network).teacher().digest
+    before = Planner(given, MANIFEST, network).teacher.digest
     description = Description(spec=network, clips=given.clips, classes=MANIFEST.classes)
     save_package(package, build(network), description)
-    assert Planner(given, MANIFEST, network).teacher().digest != before
+    assert Planner(given, MANIFEST, network).teacher.digest != before
 
 
 def rejection(action: Callable[[], object]) -> str:

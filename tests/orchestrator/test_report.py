@@ -239,18 +239,20 @@ def test_epochs_without_evaluation_leave_no_hole_in_the_curve() -> None:
 
 def test_card_says_what_it_is_what_it_costs_and_how_it_is_used() -> None:
     state: dict[str, Any] = sample_state()
-    card = model_card(state["family"][1], state)
+    trial = {"clips": {"test": 2}, "train": {"lr": 0.01}, "distillation": {"temperature": 5.0}, "start": "0123"}
+    card = model_card(state["family"][1], state, {"trial": trial, "versions": {"torch": "2.14.0"}})
     for expected in (
         "# slowfast PAS-2",
         "Reduced, in this order: side, side.",
         "| top-1 | 91.9 % | 96.2 % |",
         "−4.4 points of top-1 against the teacher, with 27 % of its multiply-adds",
-        "orchestrate evaluate models/PAS-2",
-        'load_package(Path("models/PAS-2"))',
+        "orchestrate evaluate .",
+        'load_package(Path("."))',
         "trial: `0000000200000115`",
         "fingerprint `9f86d081884c7d65`",
         "seed 0",
-        "torch 2.15.0",
+        "torch 2.14.0",  # those of the training, not of the search's last start
+        '"lr": 0.01',
         '"temperature": 5.0',
     ):
         assert expected in card

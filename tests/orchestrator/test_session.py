@@ -75,6 +75,12 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 
 
 @pytest.fixture
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the report, which takes a second to draw."""
+    monkeypatch.setattr("orchestrator.session.write_report", lambda *_: None)
+
+
+@pytest.fixture
 def copied(trained: tuple[RunSettings, State], tmp_path: Path) -> tuple[RunSettings, State]:
     """The same in a place of its own."""
     settings, state = trained
@@ -151,6 +157,7 @@ def test_evaluation_of_a_model_gives_the_accuracy_of_the_search(trained: tuple[R
         assert report["fingerprint"] == state["data"]["fingerprint"]
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_the_same_again_trains_nothing_and_says_the_same(copied: tuple[RunSettings, State]) -> None:
     settings, before = copied
     state, listener = train(settings)
@@ -172,6 +179,7 @@ def test_a_deleted_run_comes_back_at_no_cost(copied: tuple[RunSettings, State]) 
     assert files_below(run) == files
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_a_damaged_result_is_trained_again_to_the_same_numbers(copied: tuple[RunSettings, State]) -> None:
     settings, before = copied
     winner = before["family"][-1]["trial"]
@@ -184,6 +192,7 @@ def test_a_damaged_result_is_trained_again_to_the_same_numbers(copied: tuple[Run
     assert weights.read_bytes() == content
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_a_training_cut_off_between_epochs_gives_the_same_numbers(digits: Path, tmp_path: Path) -> None:
     class Interrupting(LoudListener):
         def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:

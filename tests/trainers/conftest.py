@@ -24,7 +24,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A store that tests share, for trials that none of them damages."""
-    return Site(store=tmp_path_factory.mktemp("store"), lock_wait_seconds=0.5)
+    return Site(store=tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def teacher(manifest: Manifest, shared_site: Site) -> str:
 @pytest.fixture
 def site(tmp_path: Path, shared_site: Site, teacher: str, manifest: Manifest) -> Site:
     """A store of the test's own, in which the teacher is known."""
-    site = Site(store=tmp_path / "runs", lock_wait_seconds=0.5)
+    site = Site(store=tmp_path / "runs")
     manifest.save(site.manifest_file(manifest.fingerprint))
     shutil.copytree(shared_site.trial_folder(teacher), site.trial_folder(teacher))
     return site

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from trainers import loop
 from trainers.checkpoint import OPTIMISER
 from trainers.data.clips import Batch, train_batches
 from trainers.data.manifest import Manifest
+from trainers.data.quarantine import Quarantine
 from trainers.distributed import World
 from trainers.files import exclusive, read_json, sha256_of
-from trainers.loop import Training, run_trial
+from trainers.loop import Training, _Sums, run_trial
 from trainers.package import WEIGHTS_FILE
-from trainers.results import METRICS_FILE, RESULT_FILE, read_metrics, read_result
+from trainers.results import METRICS_FILE, RESULT_FILE, read_metrics, read_result, write_result
 from trainers.site import Site
 from trainers.trial import Trial, TrialResult
 
@@ -287,10 +289,33 @@ def test_a_video_that_does_not_decode_is_in_the_result(manifest: Manifest, site:
     assert entry["path"] == manifest.val[0].path
 
 
-def test_a_trial_is_trained_by_one_process_at_a_time(manifest: Manifest, site: Site) -> None:
+def test_a_trial_that_another_process_trains_is_waited_for_and_then_answered(manifest: Manifest, site: Site) -> None:
     trial = tiny.make_trial(manifest, seed=5)
-    with (
-        exclusive(site.trial_folder(trial.digest) / "lock", wait_seconds=0.0, what="it"),
-        pytest.raises(TimeoutError, match=f"trial {trial.digest} is in use"),
-    ):
-        tiny.finish(trial, site)
+    folder = site.trial_folder(trial.digest)
+    with ThreadPoolExecutor(1) as second, exclusive(folder / "lock", what="it"):
+        answer = second.submit(tiny.finish, trial, site)
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=0.5)
+        done = TrialResult(trial=trial.digest, name=trial.name, status="diverged", reason="as the other process found")
+        write_result(folder, trial, done, Quarantine(1, 0.0))
+    assert answer.result() == dataclasses.replace(done, cached=True)
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(manifest: Manifest, site: Site, size: int) -> None:
+    """With batch norm held still; the parts are equal to within one clip and their shares sum to 1."""
+    gradients = []
+    for micro_batch in (None, size):
+        recipe = tiny.TRAIN.model_copy(update={"micro_batch": micro_batch, "batch": 8})
+        training = Training(tiny.make_trial(manifest, train=recipe), site, World())
+        training.model.eval()
+        sums = _Sums({}, torch.zeros(()), torch.zeros(()))
+        step = [batch for batch in training._batches(recipe, 0, sums) if batch.step == 0]
+        assert len(step) == math.ceil(8 / (micro_batch or 8))
+        assert sum(batch.share for batch in step) == pytest.approx(1)
+        assert max(len(batch.labels) for batch in step) - min(len(batch.labels) for batch in step) <= 1
+        training._step(recipe, step, 0.1, sums)
+        assert sums.clips == 8
+        gradients.append([parameter.grad for parameter in training.student.parameters()])
+        gradients[-1] += [parameter.detach().clone() for parameter in training.student.parameters()]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

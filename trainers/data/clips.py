@@ -9,6 +9,7 @@ Axes: clip, 3 for red, green, blue, frame, height, width.
 
 # ruff: noqa: PT028 (`test_batches` is no test)
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +49,10 @@ class Batch:
     """One tensor per network, in the order asked for."""
     labels: Int64[Tensor, " clip"]
     """Their classes."""
+    step: int = 0
+    """Which step of the epoch they belong to; several micro-batches may share one."""
+    share: float = 1.0
+    """Part of this process' share of that step's clips."""
 
 
 class EvaluationBatch(NamedTuple):
@@ -138,13 +143,14 @@ def train_batches(
     seed: int,
     epoch: int,
     batch: int,
+    micro_batch: int | None = None,
     rank: int = 0,
     world: int = 1,
     loader_workers: int = 0,
     cache: FrameCache | None = None,
     quarantine: Quarantine | None = None,
 ) -> Iterator[Batch]:
-    """One process' share of an epoch.
+    """One process' share of an epoch, a micro-batch at a time.
 
     Args:
         manifest: the data.
@@ -153,6 +159,7 @@ def train_batches(
         seed: of the run.
         epoch: its number.
         batch: clips per step, over all processes; the share is a contiguous part of each step's clips.
+        micro_batch: largest number of clips at a time; none: the whole share.
         rank: number of this process.
         world: number of processes.
         loader_workers: decoding processes; 0 decodes ahead in a thread.
@@ -180,10 +187,13 @@ def train_batches(
     shares = [
         [place(*pair) for pair in step[len(step) * rank // world : len(step) * (rank + 1) // world]] for step in steps
     ]
-    cutter = _Cutter(manifest.root, clips, tuple(views), shares, None if loader_workers else cache)
-    for cut in _cut_all(cutter, loader_workers, quarantine or _strict(manifest)):
+    parts = [(step, part) for step, share in enumerate(shares) for part in _parts(share, micro_batch)]
+    cutter = _Cutter(manifest.root, clips, tuple(views), [part for _, part in parts], None if loader_workers else cache)
+    cuts = _cut_all(cutter, loader_workers, quarantine or _strict(manifest))
+    for (step, part), cut in zip(parts, cuts, strict=True):
         if cut.clips:
-            yield Batch(cut.views, torch.tensor([clip.video.label for clip in cut.clips]))
+            labels = torch.tensor([clip.video.label for clip in cut.clips])
+            yield Batch(cut.views, labels, step, len(part) / len(shares[step]))
         elif world > 1:
             raise RunError(
                 f"no clip of process {rank} could be decoded in one step; raise train.batch or repair the data"
@@ -233,6 +243,13 @@ def test_batches(
         if cut.clips:
             videos = torch.tensor([clip.index for clip in cut.clips])
             yield EvaluationBatch(cut.views[0], videos, torch.tensor([clip.video.label for clip in cut.clips]))
+
+
+def _parts(clips: list[_Clip], size: int | None) -> list[list[_Clip]]:
+    """The fewest parts of at most `size` clips, equal to within one clip: batch norm dislikes a single one."""
+    number = 1 if size is None else math.ceil(len(clips) / size)
+    bounds = [len(clips) * part // number for part in range(number + 1)]
+    return [clips[low:high] for low, high in itertools.pairwise(bounds)]
 
 
 def _common_input(views: Sequence[NetworkSpec], clips: ClipSettings) -> int:

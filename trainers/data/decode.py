@@ -4,6 +4,9 @@ Frame i is the i-th frame in presentation order. A container's own frame count, 
 trusted: packets are counted, and a frame found after a seek is identified by its presentation time. Where the container
 stores no such times (AVI), or a seek misses, the stream is decoded from its start and frames are counted.
 
+PyAV is the only decoder. torchcodec 0.17 was tried in its place (FFmpeg 5.1, one thread): the same pixels in MP4, other
+frames in AVI with B-frames, 0.96 of the speed on a 40-pixel clip and 0.11 on 64 frames of 340×256.
+
 Axes: frame, height, width, and 3 for red, green, blue.
 """
 
@@ -96,7 +99,7 @@ def decode_frames(path: Path, indices: Sequence[int]) -> UInt8[np.ndarray, "fram
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        with av.open(str(path), options=CONTAINER_OPTIONS) as container:
+        with av.open(str(path), options=CONTAINER_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise DecodeError(path, "has no video stream")
             stream = container.streams.video[0]
@@ -104,6 +107,8 @@ def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
     except av.FFmpegError as error:
         raise DecodeError(path, error.strerror or str(error)) from error
+    except (ValueError, OverflowError) as error:  # fields that PyAV can't represent
+        raise DecodeError(path, str(error)) from error
 
 
 def _packet_times(container: InputContainer, stream: VideoStream) -> list[tuple[int | None, bool]]:

@@ -232,4 +232,5 @@ def _cache_folder() -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / "train.csv").is_file()
+    names = folder / "classes.txt"  # written last, before the folder is moved into place
+    return names.is_file() and tuple(names.read_text().split()) == MOTIONS

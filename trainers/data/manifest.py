@@ -1,7 +1,7 @@
 """What a data set consists of: every usable video with its label and length, and why the others are not usable.
 
-The fingerprint names the content wherever it lies: it is taken over the videos' splits, relative paths, labels, sizes
-and their first and last 4 KiB, and enters the digest of every trial.
+The fingerprint names the content wherever it lies: it is taken over the class names and the videos' splits,
+relative paths, labels, sizes and first and last 4 KiB, and enters the digest of every trial.
 """
 
 import dataclasses
@@ -126,7 +126,7 @@ def build_manifest(data: DataSettings, *, min_frames: int) -> Manifest:
         train=videos["train"],
         val=videos["val"],
         quarantined=tuple(quarantine.items()),
-        fingerprint=_fingerprint(good),
+        fingerprint=_fingerprint(listing.classes, good),
     )
 
 
@@ -172,6 +172,6 @@ def _video(item: _Found) -> Video:
     return Video(item.listed.path, item.listed.label, item.info.frames, item.info.fps)
 
 
-def _fingerprint(good: list[_Found]) -> str:
+def _fingerprint(classes: tuple[str, ...], good: list[_Found]) -> str:
     rows = sorted((item.split, item.listed.path, item.listed.label, *item.content) for item in good)
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([classes, rows]).encode()).hexdigest()
