@@ -92,7 +92,11 @@ def work(trials: multiprocessing.Queue[dict[str, Any] | None], store: Path) -> N
 def stages_of(run: Path) -> list[list[dict[str, Any]]]:
     """The trials of a finished run, stage by stage, as the search trained them."""
     state = json.loads((run / "state.json").read_text())
-    stages = [[state["teacher"]], *([*iteration["hypotheses"]] for iteration in state["iterations"])]
+    controls = [iteration["control"] for iteration in state["iterations"]]
+    hypotheses = [iteration["hypotheses"] for iteration in state["iterations"]]
+    # a control runs beside the next iteration, and the last one alone
+    beside = zip([*hypotheses, []], [None, *controls], strict=True)
+    stages = [[state["teacher"]], *([*stage, *([control] if control else [])] for stage, control in beside)]
     results = run.parent / "trials"
     return [[json.loads((results / t["trial"] / "result.json").read_text())["trial"] for t in s] for s in stages]
 
@@ -105,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
-    for stage in stages_of(arguments.run.absolute()):
+    for stage in filter(None, stages_of(arguments.run.absolute())):
         trials: multiprocessing.Queue[dict[str, Any] | None] = context.Queue()
         for trial in [*stage, *[None] * arguments.processes]:
             trials.put(trial)

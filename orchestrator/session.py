@@ -69,7 +69,7 @@ class Session:
         require_same_identity(self.run.read_state(), settings, self.algorithm)
         network = teacher_network(settings)
         check_clips(settings.clips, network.side)
-        self.manifest = build_manifest(settings.data, min_frames=network.clip_frames)
+        self.manifest = build_manifest(settings.data, min_frames=network.clip_frames, memory=self.store.data_folder)
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
         self.teacher = self.planner.teacher

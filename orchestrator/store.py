@@ -35,6 +35,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
 
+    @property
+    def data_folder(self) -> Path:
+        """Data manifests, and what is remembered of video files."""
+        return self.root / "data"
+
     def prepare(self) -> None:
         """Create the folder.
 
@@ -42,7 +47,7 @@ class Store:
             UserError: it can't be created or written to.
         """
         try:
-            for folder in (self.root / "trials", self.root / "data"):
+            for folder in (self.root / "trials", self.data_folder):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = temporary_beside(self.root / "writable")
             probe.touch()

@@ -8,20 +8,19 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import DataSettings
-from trainers.data.decode import DecodeError, VideoInfo, probe_video
+from trainers.data.decode import DecodeError, VideoInfo
+from trainers.data.probes import Probes
 from trainers.data.quarantine import Quarantine
 from trainers.data.sources import SOURCES, Labelled
 from trainers.files import read_json, write_json
 
 PROBE_THREADS = 8
-HASHED_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -96,20 +95,23 @@ class _Found:
     """Why it can't be used."""
 
 
-def build_manifest(data: DataSettings, *, min_frames: int) -> Manifest:
+def build_manifest(data: DataSettings, *, min_frames: int, memory: Path | None = None) -> Manifest:
     """List a data set and look at every file.
 
     Args:
         data: where it is.
         min_frames: raw frames of a clip; shorter videos can't be used.
+        memory: folder that remembers looks, so that unchanged files are not looked at again.
 
     Raises:
         UserError: the listing is wrong, too many videos are unusable, or none is left.
     """
     listing = SOURCES[data.source](data)
     everything = [("train", video) for video in listing.train] + [("val", video) for video in listing.val]
+    probes = Probes(listing.root, memory)
     with ThreadPoolExecutor(PROBE_THREADS) as threads:
-        found = list(threads.map(lambda item: _look_at(listing.root, item[0], item[1], min_frames), everything))
+        found = list(threads.map(lambda item: _look_at(probes, listing.root, *item, min_frames), everything))
+    probes.save()
     _check_any_fits(found, min_frames)
     good = sorted((item for item in found if item.reason is None), key=lambda item: (item.split, item.listed.path))
     known = [(item.listed.path, item.reason) for item in found if item.reason is not None]
@@ -130,31 +132,21 @@ def build_manifest(data: DataSettings, *, min_frames: int) -> Manifest:
     )
 
 
-def _look_at(root: Path, split: str, listed: Labelled, min_frames: int) -> _Found:
-    path = root / listed.path
+def _look_at(probes: Probes, root: Path, split: str, listed: Labelled, min_frames: int) -> _Found:
     try:
-        content = _ends(path)
-        if content[0] == 0:
+        stat = (root / listed.path).stat()
+        if stat.st_size == 0:
             return _Found(split, listed, reason="is empty (0 bytes)")
-        info = probe_video(path)
+        look = probes.look(listed.path, stat)
     except FileNotFoundError:
         return _Found(split, listed, reason="does not exist")
     except OSError as error:
         return _Found(split, listed, reason=error.strerror or str(error))
     except DecodeError as error:
         return _Found(split, listed, reason=error.reason)
+    info = look.info
     reason = f"{info.frames} frames, but a clip needs {min_frames}" if info.frames < min_frames else None
-    return _Found(split, listed, info, content, reason)
-
-
-def _ends(path: Path) -> tuple[int, str]:
-    """Size in bytes, and hash of the first and the last 4 KiB."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        first = file.read(HASHED_BYTES)
-        file.seek(max(0, size - HASHED_BYTES))
-        return size, hashlib.sha256(first + file.read(HASHED_BYTES)).hexdigest()
+    return _Found(split, listed, info, (stat.st_size, look.ends_sha256), reason)
 
 
 def _check_any_fits(found: list[_Found], min_frames: int) -> None:

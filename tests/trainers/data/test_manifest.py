@@ -6,6 +6,8 @@ import pytest
 from configs.errors import UserError
 from configs.schema import DataSettings
 from tests.trainers.data.conftest import WriteVideo
+from trainers.data import probes
+from trainers.data.decode import VideoInfo, probe_video
 from trainers.data.manifest import Manifest, Video, build_manifest
 
 
@@ -131,3 +133,27 @@ def test_real_clips(real_clips: Path, tmp_path: Path) -> None:
     [(path, reason)] = manifest.quarantined
     assert path.endswith("clean_pool_short.mp4")
     assert reason == "32 frames, but a clip needs 64"
+
+
+def test_an_unchanged_file_is_not_looked_at_again(
+    tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val"):
+        write_video(tmp_path / "set" / split / "one" / "a.mp4", frames=8)
+    data, memory = DataSettings(source="folders", path=tmp_path / "set"), tmp_path / "memory"
+    first = build_manifest(data, min_frames=8, memory=memory)
+    looked: list[Path] = []
+
+    def look(path: Path) -> VideoInfo:
+        looked.append(path)
+        return probe_video(path)
+
+    monkeypatch.setattr(probes, "probe_video", look)
+    assert build_manifest(data, min_frames=8, memory=memory) == first
+    assert looked == []
+    changed = tmp_path / "set" / "val" / "one" / "a.mp4"
+    write_video(changed, frames=9)
+    second = build_manifest(data, min_frames=8, memory=memory)
+    assert looked == [changed]
+    assert (second.val[0].frames, second.train) == (9, first.train)
+    assert second.fingerprint != first.fingerprint
