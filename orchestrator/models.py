@@ -15,15 +15,23 @@ from trainers.results import RESULT_FILE
 
 
 def export_models(store: Store, run: RunFolder, state: State) -> None:
-    """Write `models/teacher` and `models/PAS-k`, each whole; models of an earlier, longer search are removed."""
-    teacher = {**state["teacher"], "name": "teacher", "axis": None, "sequence": "", "path": "models/teacher"}
-    models = [teacher, *state["family"]]
-    for model in models:
+    """Write `models/teacher` and `models/PAS-k`, file by file whole."""
+    for model in exported(state):
         export_model(store.trial_folder(model["trial"]), run.path / model["path"], model, state)
-    kept = {Path(model["path"]).name for model in models}
+
+
+def remove_stale_models(run: RunFolder, state: State) -> None:
+    """Remove `models/PAS-k` of an earlier search under this name that went further than this finished one."""
+    kept = {Path(model["path"]).name for model in exported(state)}
     for folder in (run.path / "models").glob("PAS-*"):
         if folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
+
+
+def exported(state: State) -> list[dict[str, Any]]:
+    """The teacher and the family so far, each with its folder."""
+    teacher = {**state["teacher"], "name": "teacher", "axis": None, "sequence": "", "path": "models/teacher"}
+    return [teacher, *state["family"]]
 
 
 def export_model(trial: Path, target: Path, model: dict[str, Any], state: State) -> None:

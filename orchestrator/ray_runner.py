@@ -96,7 +96,7 @@ class _Progress(tune.Callback):
 
 
 class RayRunner:
-    """Trains stages on Ray, which is started (in process) or joined (`address`) on entry and left on exit."""
+    """Trains stages on Ray: a cluster joined on entry (`address`), or one of our own; left on exit."""
 
     def __init__(
         self, site: Site, runtime: RuntimeSettings, observer: Observer, *, run: str, metadata: dict[str, str]
@@ -110,24 +110,28 @@ class RayRunner:
         self.scratch = site.store / run / "tune"
 
     def __enter__(self) -> Self:
-        options: dict[str, Any] = {
-            "job_config": JobConfig(metadata=self.metadata),
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "configure_logging": True,
-        }
-        if self.runtime.address is None:
-            options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
-            options |= {"include_dashboard": self.runtime.dashboard}
-            if self.runtime.dashboard:
-                require_free_port(self.runtime.dashboard_port)
-                options |= {"dashboard_port": self.runtime.dashboard_port, "dashboard_host": "127.0.0.1"}
-        else:
-            require_reachable(self.runtime.address)
-            options |= {"address": self.runtime.address}
+        runtime = self.runtime
+        if runtime.address is not None:
+            require_reachable(runtime.address)
+            self._connect({"address": runtime.address})
+        elif runtime.dashboard:
+            require_free_port(runtime.dashboard_port)
+        return self  # a Ray of our own is started with the first training: a finished search needs none
+
+    def _connect(self, options: dict[str, Any]) -> None:
+        """Start Ray here, or join a cluster.
+
+        Raises:
+            UserError: no cluster answers.
+        """
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            context = ray.init(**options)
+            context = ray.init(
+                job_config=JobConfig(metadata=self.metadata),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
         except (ConnectionError, ValueError) as error:
             raise UserError(
                 f"runtime.address is {self.runtime.address!r}, but no Ray cluster answers there ({error}). "
@@ -137,7 +141,13 @@ class RayRunner:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without a word
         if context.dashboard_url:
             self.observer.message(f"Ray dashboard: http://{context.dashboard_url}")
-        return self
+
+    def _start(self) -> None:
+        """Start Ray in this process, with what one machine needs."""
+        options = {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
+        if self.runtime.dashboard:
+            options |= {"dashboard_port": self.runtime.dashboard_port, "dashboard_host": "127.0.0.1"}
+        self._connect({**options, "include_dashboard": self.runtime.dashboard})
 
     def __exit__(self, *error: object) -> None:
         ray.shutdown()
@@ -150,6 +160,8 @@ class RayRunner:
             UserError: a trial asks for more than the whole cluster has.
             RunError: Ray gave up on the stage for good.
         """
+        if not ray.is_initialized():
+            self._start()
         self._require_resources()
         answers: dict[str, TrialResult] = {}
         for attempt in range(1, STAGE_ATTEMPTS + 1):

@@ -22,7 +22,7 @@ from configs.loader import resolved_yaml
 from configs.schema import RunSettings
 from orchestrator import state as states
 from orchestrator.identity import default_name, identity, require_same_identity
-from orchestrator.models import export_models
+from orchestrator.models import export_models, remove_stale_models
 from orchestrator.observer import Observer, TrialRow
 from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
@@ -98,6 +98,7 @@ class Session:
                     self._give_up(error)
                     raise
             final = self._publish("finished")
+            remove_stale_models(self.run, final)
             self.run.log("finished", reason=final["stop_reason"], **final["stats"])
             return final
 

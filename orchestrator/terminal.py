@@ -232,6 +232,7 @@ def print_family(console: Console, state: State, report: Path) -> None:
     """The result of a search: the teacher, every member of the family, and where to read more."""
     console.print(_family_table(state))
     console.print(Text(headline(state), "bold"))
+    console.print(Text(f"Models: {report.parent / 'models'}"), soft_wrap=True)
     console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
@@ -274,7 +275,7 @@ def print_runs(console: Console, states: Sequence[State]) -> None:
 
 
 def _family_table(state: State) -> Table:
-    table = plain_table("model", "step", ">frames × side", ">GMACs", ">of teacher", ">top-1", ">points", "folder")
+    table = plain_table("model", "step", ">frames × side", ">GMACs", ">of teacher", ">top-1", ">points")
     teacher = state["teacher"]
     for row in (teacher, *state["family"]):
         own = row is teacher
@@ -286,7 +287,6 @@ def _family_table(state: State) -> Table:
             share(row["gmacs"], teacher["gmacs"]),
             percent(row["top1"]),
             "" if own else points(row["top1"], teacher["top1"]),
-            Text("" if own else row["path"]),
         )
     return table
 

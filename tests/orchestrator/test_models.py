@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.evaluate import data_of
-from orchestrator.models import export_models
+from orchestrator.models import export_models, remove_stale_models
 from orchestrator.state import State
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.package import load_package, read_description
@@ -80,5 +80,6 @@ def test_exporting_again_changes_nothing_but_stray_models(searched: tuple[Script
     before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
     (models / "PAS-9").mkdir()
     export_models(session.store, session.run, state)
+    remove_stale_models(session.run, state)
     assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
     assert not (models / "PAS-9").exists()

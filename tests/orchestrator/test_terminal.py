@@ -171,7 +171,6 @@ def test_family_ends_with_the_report(console: Console) -> None:
         "91.9",
         "%",
         "−4.4",
-        "models/PAS-2",
     ]
     assert text.splitlines()[-1] == "Report: runs/slowfast/report.html"
 
