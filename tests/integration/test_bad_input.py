@@ -38,7 +38,7 @@ def refused(search: list[str], tmp_path: Path, capsys: Captured) -> Refused:
         assert err.count("error:") == 1
         assert "Traceback" not in err
         harmless = ("lock", "probes-")  # what is remembered of video files is whole, and true whatever the settings
-    left = [path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(harmless)]
+        left = [path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(harmless)]
         assert left == [], "something half-written"
         return err
 
