@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,11 @@ AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 def epochs_done(runs: Path) -> int:
     """Epochs on disk of all hypotheses; the teacher, which has one, comes first and is left out."""
     return sum(len(path.read_text().splitlines()) for path in runs.glob("trials/*/metrics.jsonl")) - 1
+
+
+def more_epochs_done(runs: Path, before: int) -> bool:
+    """Whether there are more epochs on disk than before."""
+    return epochs_done(runs) > before
 
 
 def hypotheses_finished(runs: Path) -> int:
@@ -42,7 +48,7 @@ def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
     for stop in (signal.SIGINT, signal.SIGTERM):
         before = epochs_done(runs)
         polite = start(command)
-        polite.wait_until(lambda before=before: epochs_done(runs) >= before + 1)
+        polite.wait_until(partial(more_epochs_done, runs, before))
         started = polite.descendants()
         if stop == signal.SIGINT:
             os.killpg(polite.process.pid, stop)  # Ctrl-C reaches the whole group
@@ -57,7 +63,7 @@ def test_an_interrupted_and_killed_search_ends_as_an_undisturbed_one(
 
     before = epochs_done(runs)
     killed = start(command)
-    killed.wait_until(lambda: epochs_done(runs) >= before + 1)
+    killed.wait_until(partial(more_epochs_done, runs, before))
     started = killed.descendants()
     agents = [process for process in started if process.name() in AGENTS]
     killed.process.kill()

@@ -34,7 +34,8 @@ def test_the_plan_has_the_trials_of_the_run(digits: Path, tmp_path: Path) -> Non
 
 def test_nothing_is_trained_and_no_run_appears(digits: Path, tmp_path: Path) -> None:
     make_plan(small_settings(digits, tmp_path / "runs"))
-    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
+    written = [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert [name for name in written if not name.startswith("probes-")] == []
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["data", "trials"]
 
 

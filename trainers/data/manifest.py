@@ -110,7 +110,7 @@ def build_manifest(data: DataSettings, *, min_frames: int, memory: Path | None =
     everything = [("train", video) for video in listing.train] + [("val", video) for video in listing.val]
     probes = Probes(listing.root, memory)
     with ThreadPoolExecutor(PROBE_THREADS) as threads:
-        found = list(threads.map(lambda item: _look_at(probes, listing.root, *item, min_frames), everything))
+        found = list(threads.map(lambda item: _look_at(probes, listing.root, item[0], item[1], min_frames), everything))
     probes.save()
     _check_any_fits(found, min_frames)
     good = sorted((item for item in found if item.reason is None), key=lambda item: (item.split, item.listed.path))
