@@ -92,7 +92,7 @@ def embedded_preset(backbone: str) -> str:
 
 def resolved_yaml(settings: RunSettings) -> str:
     """Every setting of a run as YAML, defaults included; `load_settings` reads it back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def json_schema() -> str:
