@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo 'Python 3.11, 3.12 or 3.13 is needed: 3.14 has a standard package named "compression", which our folder of that name would meet. Say which to use: make PYTHON=python3.12 …' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,nni]'
 	@touch $@
 
 pas: setup  ## shrink a small SlowFast on a small data set made on the spot (ARGS="--iterations 3" passes through)
@@ -42,7 +42,7 @@ schema: setup  ## write configs/schema.json from configs/schema.py
 
 lock:  ## renew constraints.txt from a fresh environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev,nni]'
 	{ head -2 constraints.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt.tmp
 	mv constraints.txt.tmp constraints.txt && rm -rf $(VENV)-lock
 

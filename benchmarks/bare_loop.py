@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from compression.distillation import softened_kl
-from trainers.backbones import BACKBONES, build
+from trainers.backbones import BACKBONES, build, fast_order
 from trainers.data.cache import FrameCache
 from trainers.data.clips import steps_per_epoch, train_batches
 from trainers.data.manifest import Manifest
@@ -37,17 +37,19 @@ def train(trial: Trial, store: Path) -> None:
     assert train_settings is not None
     torch.set_num_threads(1)
     manifest = Manifest.load(store / "data" / f"{trial.data}.json")
+    assert trial.clips is not None, "only searches over videos are timed"
     cache = FrameCache(512 * 2**20)
     torch.manual_seed(trial.seed)
     student = build(trial.network)
     if trial.start:
         student.load_state_dict(read_weights(store / "trials" / trial.start))
-    student = student.to(memory_format=torch.channels_last_3d)
+    fast_order(student)
     views = [trial.network]
     teacher = None
     if trial.teacher and trial.distillation:
         teacher, _ = load_package(store / "trials" / trial.teacher)
-        teacher = set_teacher_mode(teacher.to(memory_format=torch.channels_last_3d), trial.distillation.teacher_mode)
+        fast_order(teacher)
+        teacher = set_teacher_mode(teacher, trial.distillation.teacher_mode)
         views.append(teacher.spec)
     row = BACKBONES[trial.network.backbone]
     optimizer = torch.optim.SGD(

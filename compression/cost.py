@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from compression.spec import NetworkSpec
 
 Build = Callable[[NetworkSpec], nn.Module]
-"""Builds a spec's network, which maps clips [clip, channel=3, frame, height, width] to logits."""
+"""Builds a spec's network, which maps inputs [input, *spec.input_shape] to logits or embeddings."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one clip at evaluation."""
+    """Cost of one clip, or image, at evaluation."""
 
     macs: int
     """Multiply-adds."""
@@ -57,7 +57,7 @@ def measure_cost(spec: NetworkSpec, build: Build) -> Cost:
     with torch.device("meta"), torch.no_grad():
         network = build(spec).eval()
         with FlopCounterMode(display=False) as counter:
-            network(empty_clip(spec))
+            network(empty_input(spec))
     return Cost(macs=counter.get_total_flops() // 2, params=sum(p.numel() for p in network.parameters()))
 
 
@@ -71,16 +71,16 @@ def layer_table(spec: NetworkSpec, build: Build) -> list[LayerCost]:
         warnings.simplefilter("ignore", FutureWarning)
         from fvcore.nn import FlopCountAnalysis
     network = build(spec).eval()
-    analysis = FlopCountAnalysis(network, empty_clip(spec))
+    analysis = FlopCountAnalysis(network, empty_input(spec))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     macs = analysis.by_module()
     return [
         LayerCost(macs=int(macs[name]), params=sum(p.numel() for p in layer.parameters()), name=name)
         for name, layer in network.named_modules()
-        if isinstance(layer, nn.Conv3d | nn.Linear)
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear)
     ]
 
 
-def empty_clip(spec: NetworkSpec) -> Tensor:
-    """One clip of the size that the network is given at evaluation; its values don't matter."""
-    return torch.zeros(1, 3, spec.frames, spec.input_side, spec.input_side)
+def empty_input(spec: NetworkSpec) -> Tensor:
+    """One clip or image of the size that the network is given at evaluation; its values don't matter."""
+    return torch.zeros(1, *spec.input_shape)

@@ -1,15 +1,17 @@
-"""Knowledge distillation losses for video classifiers.
+"""Knowledge distillation losses for networks that classify or embed.
 
 Pure functions of tensors: no model, optimiser or config is touched here. `trainers/loop.py` decides when a loss
 applies; this module only says what it is.
 
-Axes (named as in the annotations):  clip: clips in the batch,  label: classes.
+Axes (named as in the annotations):  clip: clips in the batch,  label: classes,  image: images in the batch,
+channel, wide: numbers of the student's vector, and of the teacher's.
 Units: losses are in nats.
 
 Sources:
     [1] Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
     [2] Deep video understanding … (PhD thesis), Eq. 6.5-6.7, Tables 6.7 and 6.8.
     [3] Heo et al. A Comprehensive Overhaul of Feature Distillation. arXiv:1904.01866 (margin ReLU).
+    [4] Passalis, Tefas. Learning deep representations with probabilistic knowledge transfer. arXiv:1803.10837.
 """
 
 from __future__ import annotations
@@ -90,3 +92,38 @@ def margin_relu_l2(
     target = torch.maximum(teacher, margin)
     needed = ~((student <= target) & (target <= 0))
     return ((student - target) ** 2 * needed).mean()
+
+
+def similarity_kl(
+    student: Float[Tensor, "image channel"], teacher: Float[Tensor, "image wide"], *, temperature: float
+) -> Float[Tensor, ""]:
+    """KL divergence from the student's neighbourhoods to the teacher's: who is how similar to whom in the batch.
+
+        p_j|i = softmax over j ≠ i of cos(x_i, x_j) / T
+        L = T² · mean_i Σ_j p_t(j|i) (ln p_t(j|i) − ln p_s(j|i))
+
+    That is [4]'s loss, whose vectors may differ in length between student and teacher, with another kernel: theirs is
+    (1 + cos) / 2, normalised by its sum, and has no temperature. The softmax lets T choose how much the nearest count;
+    T² keeps the gradient's size from falling with it, as in `softened_kl`. Cosines lie in [-1, 1], so that at T >= 1
+    the softmax is nearly flat and the loss tends to half the variance, over j, of the cosines' differences.
+
+    Args:
+        student: the student's vectors, of any length above 0, [image, channel]; receives the gradient.
+        teacher: the teacher's, of the same images, [image, wide]; a constant.
+        temperature: T > 0, no unit.
+
+    Returns:
+        Scalar >= 0, in float32 whatever the vectors' dtype; 0 for fewer than 3 images, which have no neighbourhoods
+        that could differ.
+
+    Raises:
+        ValueError: `temperature` is not positive.
+    """
+    return softened_kl(_other_cosines(student), _other_cosines(teacher), temperature=temperature)
+
+
+def _other_cosines(vectors: Float[Tensor, "image channel"]) -> Float[Tensor, "image other"]:
+    """Cosine of each vector with every other, without itself."""
+    unit = F.normalize(vectors.float(), dim=1)
+    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return (unit @ unit.T)[others].reshape(len(unit), len(unit) - 1)

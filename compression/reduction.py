@@ -36,11 +36,16 @@ class Axis:
     """The integers that this axis determines; a step that leaves them alone is no reduction."""
 
 
+def channel_counts(spec: NetworkSpec) -> tuple[int, ...]:
+    """What axis c determines: the width of every pruned layer, and of reference layers for those that were not."""
+    return *map(spec.channels, REFERENCE_CHANNELS), *(spec.channels(1, layer) for layer in spec.kept)
+
+
 AXES: dict[str, Axis] = {
     "s": Axis("s", "side", 1.4, True, lambda spec: (spec.input_side,)),
     "t": Axis("t", "length", 2.0, True, lambda spec: (spec.clip_span, spec.frames)),
     "f": Axis("f", "rate", 2.0, True, lambda spec: (spec.frames,)),
-    "c": Axis("c", "channels", 1.4, False, lambda spec: tuple(map(spec.channels, REFERENCE_CHANNELS))),
+    "c": Axis("c", "channels", 1.4, False, channel_counts),
     "l": Axis("l", "layers", 2.0, False, lambda spec: spec.stage_blocks),
 }
 """Axes in the source's order, which is also the last tie-break of selection."""

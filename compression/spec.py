@@ -1,8 +1,9 @@
-"""The description from which a video network is built.
+"""The description from which a network is built.
 
 A `NetworkSpec` holds the *unreduced* network (clip length, frame side, width, blocks per stage) and one total
 reduction factor γ̄ per axis. Everything a builder needs is derived from these two, so that shrinking in several
-steps never rounds a number that was rounded before ([1], sec. 6.1.1; `specs/pas.md` section 2).
+steps never rounds a number that was rounded before ([1], sec. 6.1.1; `specs/pas.md` section 2). Pruning removes
+filters layer by layer, so a pruned network's spec also says how many each of its layers kept.
 
 Units: frames are raw frames of the source video, sides are pixels, γ̄ has no unit and is >= 1.
 
@@ -53,7 +54,7 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """Immutable description of one video network.
+    """Immutable description of one network, fed with clips or, where `aspect` is given, with images.
 
     Raises:
         ValueError: a size is not positive, or a block count is below 1.
@@ -66,7 +67,7 @@ class NetworkSpec:
     clip_frames: int
     """Length of the unreduced raw clip, in frames."""
     side: int
-    """Side of the unreduced (square) evaluation crop, in pixels."""
+    """Side of the unreduced (square) evaluation crop, in pixels; of an image, its width."""
     blocks: tuple[int, ...]
     """Residual blocks per stage of the unreduced network."""
     width: float = 1.0
@@ -79,6 +80,12 @@ class NetworkSpec:
     """What only this backbone has (SlowFast: strides of its two paths); checked by the backbone."""
     factors: Factors = Factors()
     """Total reduction factors."""
+    aspect: float | None = None
+    """Height of the images that it is fed over their width; none: it is fed clips of square frames."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """Filters left after pruning, by the name of the convolution; coupled ones go by the name of their first."""
+    kept_at: float = 1.0
+    """γ̄_c when they were counted: a later reduction on axis c divides them by what has come since."""
 
     def __post_init__(self) -> None:
         for name in ("classes", "clip_frames", "side", "round_to"):
@@ -90,7 +97,12 @@ class NetworkSpec:
             raise ValueError(f"width is {self.width}, but must be > 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be in [0, 1)")
-        object.__setattr__(self, "options", dict(sorted(self.options.items())))
+        if self.aspect is not None and not (math.isfinite(self.aspect) and self.aspect > 0):
+            raise ValueError(f"aspect is {self.aspect}, but height over width is a finite number > 0")
+        if emptied := sorted(layer for layer, filters in self.kept.items() if filters < 1):
+            raise ValueError(f"kept leaves nothing of {emptied[0]}, but every layer needs at least 1 filter")
+        for name in ("options", "kept"):
+            object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
 
     def __hash__(self) -> int:
         return hash(tuple(sorted((key, repr(value)) for key, value in self.to_dict().items())))
@@ -119,9 +131,25 @@ class NetworkSpec:
         """A length in pixels of the unreduced input, after axis s."""
         return max(1, nearest(pixels / self.factors.s))
 
-    def channels(self, base: int) -> int:
-        """Output channels of a layer that the backbone's table gives `base` channels."""
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: [3, frame, height, width] of a clip, [3, height, width] of an image."""
+        if self.aspect is None:
+            return 3, self.frames, self.input_side, self.input_side
+        return 3, self.scaled(self.side * self.aspect), self.input_side
+
+    def channels(self, base: int, layer: str | None = None) -> int:
+        """Output channels of a layer that the backbone's table gives `base` channels.
+
+        Args:
+            base: channels in the table.
+            layer: the convolution's name (of coupled ones the first); none: of a layer that was not pruned.
+        """
         exact = base * self.width / self.factors.c
+        if layer is not None and layer in self.kept:
+            if self.kept_at == self.factors.c:
+                return self.kept[layer]  # as counted, whatever `round_to` says of the table's widths
+            exact = self.kept[layer] * self.kept_at / self.factors.c
         return max(1, nearest(exact / self.round_to)) * self.round_to
 
     @property
@@ -134,8 +162,16 @@ class NetworkSpec:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
+        """JSON-ready form; `from_dict` reads it back.
+
+        What was added to specs after their first version is left out where it says nothing, so that a network's JSON,
+        and with it the digest of every trial, stays what it was.
+        """
         fields = dataclasses.asdict(self)
+        if self.aspect is None:
+            del fields["aspect"]
+        if not self.kept:
+            del fields["kept"], fields["kept_at"]
         return {"schema": SCHEMA_VERSION, **fields, "blocks": list(self.blocks)}
 
     @classmethod

@@ -24,7 +24,10 @@ from pydantic import (
 )
 
 AxisLetter = Literal["s", "t", "f", "c", "l"]
+PrunerName = Literal["l1", "l2", "fpgm", "agp", "l1-iterative", "l2-iterative", "fpgm-iterative", "random"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+"""Share of filters removed."""
 
 
 class Settings(BaseModel):
@@ -38,14 +41,16 @@ class Settings(BaseModel):
 class NetworkSettings(Settings):
     """Which network is the teacher; each field left out keeps the preset's value."""
 
-    backbone: Literal["slowfast", "r2plus1d"] = "slowfast"
-    """Backbone: SlowFast-4×16-R50 or R(2+1)D-18."""
+    backbone: Literal["slowfast", "r2plus1d", "reid"] = "slowfast"
+    """Backbone: SlowFast-4×16-R50, R(2+1)D-18, or ResNet-18 that embeds images for re-identification."""
     preset: Literal["tiny", "full"] = "tiny"
     """`full` is the paper's network, `tiny` the same topology for CPUs."""
     clip_frames: PositiveInt | None = None
     """Raw frames per clip."""
     side: PositiveInt | None = None
-    """Side of the evaluation crop, in pixels."""
+    """Side of the evaluation crop, in pixels; of an image, its width."""
+    aspect: PositiveFloat | None = None
+    """Height of an image over its width: 2 for persons, 1 for balls; only for networks that are fed images."""
     width: PositiveFloat | None = None
     """Multiplies every channel count of the paper's table."""
     dropout: Probability | None = None
@@ -57,10 +62,13 @@ class NetworkSettings(Settings):
 class DataSettings(Settings):
     """Where the labelled videos are."""
 
-    source: Literal["moving-digits", "csv", "ucf101", "hmdb51", "folders"] = "moving-digits"
-    """Layout: Kinetics-style CSV, official UCF101 or HMDB51 splits, a folder per class, or the embedded set."""
+    source: Literal["moving-digits", "csv", "ucf101", "hmdb51", "folders", "synthetic-people", "market1501"] = (
+        "moving-digits"
+    )
+    """Videos: Kinetics-style CSV, official UCF101 or HMDB51 splits, a folder per class, or the embedded
+    `moving-digits`. Images of identities: a folder as Market-1501's, or the embedded `synthetic-people`."""
     path: Path | None = None
-    """Folder of the data set. `moving-digits` makes its own in the cache folder when this is left out."""
+    """Folder of the data set. The embedded sets are made in the cache folder when this is left out."""
     split: Literal[1, 2, 3] = 1
     """Official split of UCF101 and HMDB51."""
     max_quarantined: Probability = 0.02
@@ -84,13 +92,62 @@ class ClipSettings(Settings):
     """Clips per video in evaluation, uniform in time, softmax averaged."""
 
 
+class ReidSettings(Settings):
+    """How a network learns to tell identities apart, and how that is measured. Pixels are of the unreduced network."""
+
+    images: Annotated[int, Field(ge=2)] = 4
+    """Images per identity in a batch (K); the batch has train.batch / K identities (P)."""
+    identity_weight: NonNegativeFloat = 1.0
+    """Weight of the cross-entropy over training identities."""
+    triplet_weight: NonNegativeFloat = 1.0
+    """Weight of the batch-hard triplet loss."""
+    margin: PositiveFloat = 0.3
+    """Its margin, a distance between vectors of length 1."""
+    circle_weight: NonNegativeFloat = 0.0
+    """Weight of the circle loss."""
+    circle_margin: Probability = 0.25
+    """Its relaxation m."""
+    circle_gamma: PositiveFloat = 32.0
+    """Its scale γ."""
+    head_width: PositiveInt = 512
+    """Width of the bottleneck before the identity classifier, which is discarded after training."""
+    head_dropout: Probability = 0.5
+    """Dropout in it."""
+    pad: NonNegativeInt = 10
+    """Pixels added around a training image before it is cropped back to size at a random place."""
+    flip: bool = True
+    """Mirror half of the training images left to right, and add an image's and its mirror's vectors in evaluation."""
+    erase: Probability = 0.0
+    """Probability of erasing a random rectangle."""
+    ball_occlusion: Probability = 0.5
+    """Probability of a ball (a disc) in front of the person."""
+    person_occlusion: Probability = 0.5
+    """Probability of another identity's person in front; needs data with person masks."""
+    adversary: Literal["none", "reversal", "alternating"] = "none"
+    """Unlearn the camera: by gradient reversal, or by training classifier and network in turn."""
+    adversary_weight: NonNegativeFloat = 0.1
+    """Largest λ of the adversary."""
+    adversary_steps: PositiveInt = 1
+    """Steps of the camera classifier per step of the network (`alternating`)."""
+    average_precision: Literal["trapezoid", "standard"] = "trapezoid"
+    """Area under the precision-recall curve by trapezoids (the source's), or the mean precision at the hits."""
+    count_unmatched: bool = False
+    """Count queries without any valid match as 0 instead of leaving them out."""
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> ReidSettings:
+        if self.identity_weight + self.triplet_weight + self.circle_weight == 0:
+            raise ValueError("identity_weight, triplet_weight and circle_weight are all 0; raise one of them")
+        return self
+
+
 class TrainSettings(Settings):
     """How one network is trained: synchronous SGD with warm-up."""
 
     epochs: PositiveInt = 45
     """Passes over the training videos."""
     batch: PositiveInt = 24
-    """Clips per step, over all processes together."""
+    """Clips or images per step, over all processes together."""
     micro_batch: PositiveInt | None = None
     """Clips per forward and backward pass; gradients add up to the batch. Batch norm sees this many at a time."""
     lr: PositiveFloat = 0.015
@@ -157,7 +214,7 @@ class SearchSettings(Settings):
     target_gmacs: PositiveFloat | None = None
     """Stop once the chosen network costs no more than this per clip, in GMACs."""
     max_drop: NonNegativeFloat | None = None
-    """Stop before the chosen network falls more than this many points of top-1 below the teacher."""
+    """Stop before the chosen network falls more than this many points of accuracy (top-1 or mAP) below the teacher."""
     warm_start_lr_divisor: PositiveFloat = 10.0
     """The base learning rate of warm-started hypotheses is divided by it."""
     ratio_tolerance: PositiveFloat = 0.15
@@ -169,6 +226,66 @@ class SearchSettings(Settings):
     def _axes_once(self) -> SearchSettings:
         if not self.axes or len(set(self.axes)) != len(self.axes):
             raise ValueError(f"axes is {list(self.axes)}, but must name each axis once; it needs at least one")
+        return self
+
+
+class PruneSettings(Settings):
+    """What a pruner may take away. Layers are named as in the network (`orchestrate profile --layers`), or by a
+    pattern with `*`; coupled ones, which lose the same filters, by any of their names."""
+
+    scope: Literal["local", "global"] = "local"
+    """`local`: the same share of every layer; `global`: the least important filters of the whole network."""
+    layers: dict[str, Sparsity] = {}
+    """Sparsity of some layers, whatever the others'."""
+    max_sparsity: dict[str, Sparsity] = {}
+    """Largest sparsity of some layers, as `sweep sensitivity` measures it."""
+    exclude: tuple[str, ...] = ()
+    """Layers that keep all their filters."""
+    round_to: PositiveInt = 1
+    """Filters left are multiples of it (8 suits tensor cores), as far as a layer has that many."""
+    engine: Literal["own", "nni"] = "own"
+    """Who chooses the filters; the cutting is always ours."""
+    initial_sparsity: Sparsity = 0.0
+    """s_i of gradual pruners: the sparsity with which they start."""
+    ramp: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the fine-tuning epochs over which gradual pruners raise the sparsity."""
+
+
+class Pruning(PruneSettings):
+    """One cell of a sweep: a pruner at a sparsity."""
+
+    pruner: PrunerName
+    """Key of `compression.pruning.pruners.PRUNERS`."""
+    sparsity: Sparsity
+    """Share of filters removed per layer (`local`) or in all (`global`); s_f of gradual pruners."""
+
+
+class SweepSettings(Settings):
+    """Which cells a pruner sweep has; each is fine-tuned by the recipe `train`."""
+
+    pruners: tuple[PrunerName, ...] = ("l1", "l2", "fpgm", "agp")
+    """Pruners."""
+    sparsity: tuple[Sparsity, ...] = (0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Sparsities at which each is tried."""
+    seeds: tuple[NonNegativeInt, ...] | None = None
+    """Seeds of fine-tuning; none: the run's own. The teacher always has the run's own."""
+    controls: tuple[Literal["scratch", "random"], ...] = ()
+    """`scratch`: each sparsity's architecture from random weights, for as many epochs; `random`: filters by lot."""
+    max_drop: NonNegativeFloat = 2.0
+    """Points that one layer alone may cost: `sweep sensitivity` writes the largest sparsity per layer that keeps to
+    it."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> SweepSettings:
+        for name in ("pruners", "sparsity", "seeds", "controls"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) != len(values):
+                raise ValueError(f"{name} is {list(values)}, but must name each once")
+        for name in ("pruners", "sparsity"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
+        if self.seeds == ():
+            raise ValueError("seeds is empty; leave it out for the run's own seed")
         return self
 
 
@@ -214,13 +331,19 @@ class RunSettings(Settings):
     """Labelled videos."""
     clips: ClipSettings = ClipSettings()
     """Clips cut from them."""
+    reid: ReidSettings = ReidSettings()
+    """Losses, augmentation and metric of re-identification; unused by networks for videos."""
     teacher: TeacherSettings = TeacherSettings()
     """The teacher."""
     train: TrainSettings = TrainSettings()
-    """Recipe of every hypothesis."""
+    """Recipe of every hypothesis, and of the fine-tuning after pruning."""
     distillation: DistillationSettings = DistillationSettings()
     """Distillation from the teacher."""
     search: SearchSettings = SearchSettings()
-    """The search."""
+    """The search of `pas`."""
+    prune: PruneSettings = PruneSettings()
+    """Pruning, in `sweep`."""
+    sweep: SweepSettings = SweepSettings()
+    """The cells of `sweep`."""
     runtime: RuntimeSettings = RuntimeSettings()
     """Where and how it runs."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from configs.errors import RunError, UserError
 from configs.loader import embedded_preset, json_schema, load_settings, resolved_yaml
-from configs.schema import RunSettings
+from configs.schema import NetworkSettings, RunSettings
 
 INTERRUPTED = 130
+SWEPT = "reid"
+"""The backbone that a sweep trains and prunes when it is not told otherwise: the one that the source pruned."""
 
 app = typer.Typer(
     name="orchestrate",
@@ -27,16 +30,29 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+sweep_app = typer.Typer(help="Prune a network in every way asked for, as parallel trials.", no_args_is_help=True)
+app.add_typer(sweep_app, name="sweep")
 
 ConfigOption = Annotated[str | None, typer.Option("--config", help="A preset's name or a YAML file.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Any setting, e.g. train.lr=0.1.")
 ]
-BackboneOption = Annotated[str | None, typer.Option(help="slowfast or r2plus1d.")]
+BackboneOption = Annotated[str | None, typer.Option(help="slowfast, r2plus1d or reid.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, sampling and order.")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run's folder.")]
 RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs [default: ./runs].")]
-DataOption = Annotated[str | None, typer.Option(help="moving-digits, csv:DIR, ucf101:DIR, hmdb51:DIR or folders:DIR.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="moving-digits, csv:DIR, ucf101:DIR, hmdb51:DIR, folders:DIR; for reid synthetic-people, market1501:DIR."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Model folder (runs/NAME/models/…), or a backbone's name: trained first [default: reid]."),
+]
+MaxConcurrentOption = Annotated[int | None, typer.Option(help="Trials at a time at most.")]
+PrintConfigOption = Annotated[bool, typer.Option("--print-config", help="Print every setting as YAML.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name or folder of a run.")]
 CpusOption = Annotated[float | None, typer.Option(help="CPUs (and threads) per trial.")]
@@ -75,13 +91,13 @@ def pas(
     runs: RunsOption = None,
     cpus_per_trial: CpusOption = None,
     gpus_per_trial: GpusOption = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at a time at most.")] = None,
+    max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
     dashboard: Annotated[bool | None, typer.Option("--dashboard/--no-dashboard", help="Start Ray's dashboard.")] = None,
     dashboard_port: Annotated[int | None, typer.Option(help="Its port [default: 8265].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print every setting as YAML.")] = False,
+    print_config: PrintConfigOption = False,
 ) -> None:
     """Shrink a network step by step (progressive architecture shrinkage). The same command again goes on."""
     settings = settings_from(
@@ -144,6 +160,102 @@ def train(
     execute(settings_from(config, set_, backbone=backbone, data=data, flags=flags), "train")
 
 
+@sweep_app.command("prune")
+def sweep_prune(
+    model: ModelOption = None,
+    pruners: Annotated[str | None, typer.Option(help="l1,l2,fpgm,agp; also l1-iterative …, random.")] = None,
+    sparsity: Annotated[str | None, typer.Option(help="Shares of filters to remove, e.g. 0.3,0.5,0.9.")] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of every cell; the budget is one.")] = None,
+    distill: Annotated[
+        bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of fine-tuning, e.g. 0,1,2: mean ± deviation.")] = None,
+    controls: Annotated[str | None, typer.Option(help="scratch,random: the same size from nothing; by lot.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
+    scope: Annotated[str | None, typer.Option(help="local: per layer; global: over the whole network.")] = None,
+    layer_sparsity: Annotated[
+        Path | None, typer.Option(help="sensitivity.yaml: no layer loses more than it says.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    name: NameOption = None,
+    runs: RunsOption = None,
+    cpus_per_trial: CpusOption = None,
+    gpus_per_trial: GpusOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    address: AddressOption = None,
+    runner: RunnerOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells; train nothing.")] = False,
+    print_config: PrintConfigOption = False,
+) -> None:
+    """Prune with every pruner at every sparsity, fine-tune, compare. The same command again goes on; more extends."""
+    flags = {
+        "sweep.pruners": listed(pruners),
+        "sweep.sparsity": listed(sparsity),
+        "sweep.seeds": listed(seeds),
+        "sweep.controls": listed(controls),
+        "train.epochs": finetune_epochs,
+        "distillation.weight": 0.0 if distill is False else None,
+        "prune.engine": engine,
+        "prune.scope": scope,
+        "prune.max_sparsity": read_layer_sparsity(layer_sparsity) if layer_sparsity else None,
+        "seed": seed,
+        "runtime.name": name,
+        "runtime.runs": runs,
+        "runtime.cpus_per_trial": cpus_per_trial,
+        "runtime.gpus_per_trial": gpus_per_trial,
+        "runtime.max_concurrent": max_concurrent,
+        "runtime.address": address,
+        "runtime.runner": runner,
+    }
+    settings = settings_of_model(model, config, set_, data=data, flags=flags)
+    if print_config:
+        typer.echo(resolved_yaml(settings), nl=False)
+    elif dry_run:
+        from orchestrator.sweep_plan import print_cells
+
+        print_cells(Console(), settings)
+    else:
+        execute(settings, "sweep-prune")
+
+
+@sweep_app.command("sensitivity")
+def sweep_sensitivity(
+    model: ModelOption = None,
+    pruner: Annotated[Literal["l1", "l2", "fpgm"], typer.Option(help="How filters are scored.")] = "l1",
+    sparsity: Annotated[str, typer.Option(help="Shares of a layer's filters to remove.")] = "0.25,0.5,0.75",
+    max_drop: Annotated[float | None, typer.Option(help="Points that one layer alone may cost.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    name: NameOption = None,
+    runs: RunsOption = None,
+    gpus_per_trial: GpusOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    address: AddressOption = None,
+    runner: RunnerOption = None,
+) -> None:
+    """Prune one layer at a time, without fine-tuning: which layers can lose how much."""
+    flags = {
+        "sweep.pruners": [pruner],
+        "sweep.sparsity": listed(sparsity),
+        "sweep.max_drop": max_drop,
+        "prune.engine": engine,
+        "seed": seed,
+        "runtime.name": name,
+        "runtime.runs": runs,
+        "runtime.gpus_per_trial": gpus_per_trial,
+        "runtime.max_concurrent": max_concurrent,
+        "runtime.address": address,
+        "runtime.runner": runner,
+    }
+    execute(settings_of_model(model, config, set_, data=data, flags=flags), "sweep-sensitivity")
+
+
 @app.command()
 def profile(
     backbone: BackboneOption = None,
@@ -176,17 +288,16 @@ def evaluate(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Multi-clip accuracy of a model folder, on its own validation videos or on --data."""
+    """Accuracy of a model folder, on its own validation data or on --data."""
     from orchestrator.evaluate import evaluate_model
 
     report = evaluate_model(model, data_flags(data) | {"data.split": split}, device=device)
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        typer.echo(
-            f"{report['model']}: top-1 {report['top1']:.4f}, top-5 {report['top5']:.4f} "
-            f"on {report['videos']} videos of {report['data']}"
-        )
+        from orchestrator.evaluate import describe
+
+        typer.echo(describe(report))
 
 
 @app.command("ls")
@@ -204,36 +315,36 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def show(run: RunArgument, runs: RunsOption = None, as_json: JsonOption = False) -> None:
     """Show what a run found."""
-    from orchestrator.terminal import print_state
+    from orchestrator.views import VIEWS
 
     state = store_at(runs).find_run(run).require_state()
     if as_json:
         typer.echo(json.dumps(state, indent=1))
     else:
-        print_state(Console(), state)
+        VIEWS[state["algorithm"]].print_state(Console(), state)
 
 
 @app.command()
 def report(run: RunArgument, runs: RunsOption = None) -> None:
     """Write a run's report.html and report.png again."""
-    from orchestrator.report.html import write_report
-    from orchestrator.session import curves_of
+    from orchestrator.views import VIEWS
 
     store = store_at(runs)
     folder = store.find_run(run)
     state = folder.require_state()
-    typer.echo(write_report(state, curves_of(store, state), folder.path))
+    typer.echo(VIEWS[state["algorithm"]].write_report(store, state, folder.path))
 
 
 @data_app.command("make")
 def make_data(
-    source: Annotated[Literal["moving-digits"], typer.Argument(help="Which set.")],
+    source: Annotated[Literal["moving-digits", "synthetic-people"], typer.Argument(help="Which set.")],
     folder: Annotated[Path | None, typer.Option("--to", help="Where [default: the cache folder].")] = None,
 ) -> None:
-    """Make an embedded data set of real video files, once; prints its folder."""
+    """Make an embedded data set of real video or image files, once; prints its folder."""
     from trainers.data.digits import make_moving_digits
+    from trainers.data.people import make_synthetic_people
 
-    typer.echo(make_moving_digits(folder))
+    typer.echo(make_moving_digits(folder) if source == "moving-digits" else make_synthetic_people(folder))
 
 
 @app.command()
@@ -254,6 +365,59 @@ def settings_from(
     )
 
 
+def settings_of_model(
+    model: str | None, config: str | None, overrides: list[str] | None, *, data: str | None, flags: dict[str, Any]
+) -> RunSettings:
+    """Settings of a sweep over a model folder, or over a backbone whose network is trained first.
+
+    A folder brings its backbone, and the data it was made with unless others are given.
+
+    Raises:
+        UserError: neither a model folder nor a backbone.
+    """
+    backbones = get_args(NetworkSettings.model_fields["backbone"].annotation)
+    if model is None or model in backbones:
+        backbone = model or (None if config else SWEPT)
+        return settings_from(config, overrides, backbone=backbone, data=data, flags=flags)
+    folder = Path(model)
+    if not folder.exists():
+        raise UserError(
+            f"--model is {model!r}, but there is no such folder; give a model folder like runs/NAME/models/teacher, "
+            f"or a backbone to be trained first: {', '.join(backbones)}"
+        )
+    from orchestrator.evaluate import recorded_data
+    from trainers.package import read_description
+
+    backbone = read_description(folder).spec.backbone
+    recorded = {f"data.{key}": value for key, value in recorded_data(folder).items()} if data is None else {}
+    return settings_from(
+        config, overrides, backbone=backbone, data=data, flags={**recorded, **flags, "teacher.weights": folder}
+    )
+
+
+def listed(text: str | None) -> list[Any] | None:
+    """`0.3,0.5` as values of a list; an empty part is left for the settings to refuse."""
+    return None if text is None else [yaml.safe_load(part) for part in text.split(",")]
+
+
+def read_layer_sparsity(path: Path) -> dict[str, Any]:
+    """`prune.max_sparsity` of a file that `sweep sensitivity` wrote.
+
+    Raises:
+        UserError: it can't be read, or is something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sparsities: dict[str, Any] = content["prune"]["max_sparsity"]
+    except OSError as error:
+        raise UserError(f"--layer-sparsity {path} can't be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--layer-sparsity {path} has no prune.max_sparsity; give the sensitivity.yaml of `sweep sensitivity`"
+        ) from error
+    return sparsities
+
+
 def data_flags(data: str | None) -> dict[str, Any]:
     """`csv:DIR` as settings."""
     if data is None:
@@ -272,7 +436,8 @@ def store_at(runs: Path | None) -> Any:
 def execute(settings: RunSettings, algorithm: str) -> None:
     """Do a run with a live display, and say at the end what came of it."""
     from orchestrator.session import Session
-    from orchestrator.terminal import choose_observer, print_family
+    from orchestrator.terminal import choose_observer
+    from orchestrator.views import VIEWS
 
     console = Console()
     with choose_observer(console) as observer:
@@ -282,7 +447,7 @@ def execute(settings: RunSettings, algorithm: str) -> None:
         except KeyboardInterrupt:
             observer.message(f"Interrupted. The same command goes on where this one stopped (run {session.name}).")
             raise typer.Exit(INTERRUPTED) from None
-    print_family(console, state, session.run.path / "report.html")
+    VIEWS[algorithm].print_result(console, state, session.run.path / "report.html")
 
 
 def run(arguments: list[str]) -> int:

@@ -1,6 +1,6 @@
 """`orchestrate pas --dry-run`: what would be trained, what it costs, and about how long it takes. Trains nothing.
 
-Time is measured, not guessed from a table: one training step and one forward pass of the teacher on random clips,
+Time is measured, not guessed from a table: one training step and one forward pass of the teacher on random inputs,
 scaled to every hypothesis by its multiply-adds.
 """
 
@@ -16,18 +16,21 @@ from rich.console import Console
 
 from compression.cost import Cost
 from compression.spec import NetworkSpec
-from configs.schema import RunSettings
+from configs.schema import RunSettings, TrainSettings
 from orchestrator.observer import TrialRow
 from orchestrator.pas import Hypothesis, Model, PasSearch
-from orchestrator.report import count, duration, gmacs
+from orchestrator.report import WORDS, count, duration, gmacs
 from orchestrator.session import Session
 from orchestrator.terminal import plain_table
 from trainers.backbones import build
 from trainers.data.clips import steps_per_epoch
+from trainers.data.identities import IdentityManifest
+from trainers.data.manifest import Manifest
+from trainers.tasks import DataManifest, task_of
 from trainers.trial import Trial, TrialResult
 
 MEASURED_MACS = 0.5e9
-"""Cost of the batch of the measured step: as many clips as make it, from 1 to `MEASURED_CLIPS`."""
+"""Cost of the batch of the measured step: as many clips or images as make it, from 1 to `MEASURED_CLIPS`."""
 MEASURED_CLIPS = 16
 
 
@@ -51,7 +54,8 @@ class Plan:
     first_iteration: list[PlannedTrial]
     iterations: int
     controls: bool
-    train_videos: int
+    examples: int
+    """Training videos or images."""
     slots: int
     """Trials at a time."""
 
@@ -101,18 +105,17 @@ def make_plan(settings: RunSettings) -> Plan:
     session = Session(settings, Quiet())
     session.open()
     teacher = session.teacher
-    base = Model(network=session.network, cost=session.cost(session.network), trial=teacher.digest, top1=1.0, top5=1.0)
+    base = Model(
+        network=session.network, cost=session.cost(session.network), trial=teacher.digest, accuracy=1.0, top5=1.0
+    )
     search = PasSearch(base, settings.search, session.cost)
     forward, step = measure_step(session.network, base.cost)
 
     def planned(trial: Trial) -> PlannedTrial:
         cost = session.cost(trial.network)
         share = cost.macs / base.cost.macs
-        epochs = trial.train.epochs if trial.train else 0
-        batch = trial.train.batch if trial.train else 1
-        clips = epochs * steps_per_epoch(session.manifest, settings.clips, batch) * batch
-        tests = len(session.manifest.val) * (settings.clips.test + epochs)
-        seconds = clips * (step * share + (forward if trial.teacher else 0)) + tests * forward * share
+        trained, tested = workload(trial.train, session.manifest, settings)
+        seconds = trained * (step * share + (forward if trial.teacher else 0)) + tested * forward * share
         return PlannedTrial(trial, cost, seconds, session.store.result(trial.digest) is not None)
 
     def trial_of(hypothesis: Hypothesis) -> Trial:
@@ -124,25 +127,37 @@ def make_plan(settings: RunSettings) -> Plan:
         first_iteration=[planned(trial_of(hypothesis)) for hypothesis in search.propose()],
         iterations=settings.search.iterations,
         controls=settings.search.control,
-        train_videos=len(session.manifest.train),
+        examples=len(session.manifest.train),
         slots=slots(settings),
     )
 
 
+def workload(train: TrainSettings | None, manifest: DataManifest, settings: RunSettings) -> tuple[int, int]:
+    """Clips or images that a trial trains on, and those that it is evaluated on, over all epochs."""
+    epochs, batch = (train.epochs, train.batch) if train else (0, 1)
+    if isinstance(manifest, IdentityManifest):
+        steps = max(1, len(manifest.train) // batch)
+        images = (len(manifest.query) + len(manifest.gallery)) * (2 if settings.reid.flip else 1)
+        return epochs * steps * batch, images * (epochs + 1)
+    assert isinstance(manifest, Manifest)
+    steps = steps_per_epoch(manifest, settings.clips, batch)
+    return epochs * steps * batch, len(manifest.val) * (settings.clips.test + epochs)
+
+
 def measure_step(network: NetworkSpec, cost: Cost) -> tuple[float, float]:
-    """Seconds per clip of a forward pass and of a whole training step of a network here, with one thread."""
+    """Seconds per clip or image of a forward pass and of a whole training step of a network here, with one thread."""
     torch.set_num_threads(1)
     batch = int(min(MEASURED_CLIPS, max(1, MEASURED_MACS // cost.macs)))
-    module = build(network).eval().to(memory_format=torch.channels_last_3d)
-    clips = torch.rand(batch, 3, network.frames, network.input_side, network.input_side)
-    clips = clips.contiguous(memory_format=torch.channels_last_3d)
+    layout = torch.channels_last_3d if network.aspect is None else torch.channels_last
+    module = build(network).eval().to(memory_format=layout)
+    inputs = torch.rand(batch, *network.input_shape).contiguous(memory_format=layout)
 
     def forward() -> None:
         with torch.no_grad():
-            module(clips)
+            module(inputs)
 
     def step() -> None:
-        module(clips).square().mean().backward()
+        module(inputs).square().mean().backward()
 
     return _median_seconds(forward) / batch, _median_seconds(step) / batch
 
@@ -161,13 +176,14 @@ def slots(settings: RunSettings) -> int:
 def print_plan(console: Console, plan: Plan) -> None:
     """The plan as a table and three lines."""
     console.print(f"Plan of run {plan.run}. Iteration 1 starts from the teacher, later ones from its winner.")
-    table = plain_table("trial", "start", ">clip", ">GMACs", ">params", ">epochs", ">about")
+    spoken = WORDS[task_of(plan.teacher.trial.network).metric]
+    table = plain_table("trial", "start", f">{spoken.item}", ">GMACs", ">params", ">epochs", ">about")
     for planned in [plan.teacher, *plan.first_iteration]:
         network, train = planned.trial.network, planned.trial.train
         table.add_row(
             planned.trial.name,
             "parent" if planned.trial.start else ("given weights" if train is None else "random"),
-            f"{network.frames}×{network.input_side}²",
+            _size(network),
             gmacs(planned.cost.gmacs),
             count(planned.cost.params),
             str(train.epochs if train else 0),
@@ -177,12 +193,20 @@ def print_plan(console: Console, plan: Plan) -> None:
     trials = 1 + plan.iterations * (len(plan.first_iteration) + plan.controls)
     console.print(
         f"At most {plan.iterations} iterations: {trials} trials, {plan.trial_epochs} trial-epochs "
-        f"over {plan.train_videos} training videos, {plan.slots} at a time."
+        f"over {plan.examples} training {spoken.example}s, {plan.slots} at a time."
     )
     console.print(
         f"About {duration(plan.seconds)} on this machine's CPUs at most, from a step measured here "
         "(decoding and start-up not included)."
     )
+
+
+def _size(network: NetworkSpec) -> str:
+    """Frames × side² of a clip, height×width of an image."""
+    if network.aspect is None:
+        return f"{network.frames}×{network.input_side}²"
+    _, height, width = network.input_shape
+    return f"{height}×{width}"
 
 
 def _median_seconds(function: Callable[[], None], runs: int = 3) -> float:

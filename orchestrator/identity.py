@@ -9,15 +9,33 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import RunSettings
 
-EXTENDABLE = ("iterations", "target_gmacs", "max_drop", "control")
-"""Search settings that may change from one start to the next: they only decide how far the same search goes."""
+EXTENDABLE = {
+    "search": ("iterations", "target_gmacs", "max_drop", "control"),
+    "sweep": ("pruners", "sparsity", "seeds", "controls", "max_drop"),
+}
+"""Settings that may change from one start to the next: they only decide how far the same search goes."""
+
+UNUSED = {
+    "pas": ("prune", "sweep"),
+    "train": ("prune", "sweep"),
+    "sweep-prune": ("search",),
+    "sweep-sensitivity": ("search", "train", "distillation"),
+}
+"""Groups of settings that an algorithm does not look at."""
 
 
 def identity(settings: RunSettings, algorithm: str) -> dict[str, Any]:
     """All settings that determine results, as JSON; without where it runs and how far it goes."""
     kept = settings.model_dump(mode="json", exclude={"runtime": True, "data": {"max_quarantined"}})
-    for key in EXTENDABLE:
-        kept["search"].pop(key)
+    for group, keys in EXTENDABLE.items():
+        for key in keys:
+            kept[group].pop(key)
+    if algorithm == "sweep-sensitivity":
+        kept["sweep"]["pruner"] = settings.sweep.pruners[0]
+    if kept["network"]["aspect"] is None:
+        kept["network"].pop("aspect")  # runs made before images were known keep their name
+    for group in (*UNUSED[algorithm], "clips" if settings.network.backbone == "reid" else "reid"):
+        kept.pop(group)
     return {"algorithm": algorithm, **kept}
 
 

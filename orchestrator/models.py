@@ -1,4 +1,4 @@
-"""The family of models that a search hands on: folders that load without the search."""
+"""The models that a search hands on, as folders that load without it: a family, or the Pareto front of a sweep."""
 
 from __future__ import annotations
 
@@ -7,37 +7,54 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.report.card import model_card
+from orchestrator.report.sweep_card import cell_card
 from orchestrator.state import State
 from orchestrator.store import RunFolder, Store
 from trainers.files import copy_file, read_json, write_json, write_text
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.results import RESULT_FILE
 
+NUMBERS = (
+    *("name", "top1", "top5", "map", "gmacs", "params", "frames", "side", "height", "width", "trial", "sequence"),
+    *("pruner", "sparsity", "engine", "seed", "latency_ms"),
+)
+"""What `metrics.json` has of a model, as far as its kind of search knows it."""
+
 
 def export_models(store: Store, run: RunFolder, state: State) -> None:
-    """Write `models/teacher` and `models/PAS-k`, file by file whole."""
+    """Write `models/teacher` and the models found, file by file whole."""
     for model in exported(state):
         export_model(store.trial_folder(model["trial"]), run.path / model["path"], model, state)
 
 
 def remove_stale_models(run: RunFolder, state: State) -> None:
-    """Remove `models/PAS-k` of an earlier search under this name that went further than this finished one."""
+    """Remove models that an earlier, longer search under this name exported and this finished one did not."""
     kept = {Path(model["path"]).name for model in exported(state)}
-    for folder in (run.path / "models").glob("PAS-*"):
-        if folder.is_dir() and folder.name not in kept:
+    ours = {model_name(cell["name"]) for cell in state.get("cells", [])}
+    for folder in (run.path / "models").glob("*"):
+        named_by_us = folder.name in ours or folder.name.startswith("PAS-")
+        if named_by_us and folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
 
 
+def model_name(cell: str) -> str:
+    """Folder of a cell's model: the cell's name without the backbone's, `agp-0.5`."""
+    return cell.partition("-")[2]
+
+
 def exported(state: State) -> list[dict[str, Any]]:
-    """The teacher and the family so far, each with its folder."""
+    """The teacher, and what was found so far: the family, or the cells on the Pareto front; each with its folder."""
     teacher = {**state["teacher"], "name": "teacher", "axis": None, "sequence": "", "path": "models/teacher"}
-    return [teacher, *state["family"]]
+    cells = [cell for cell in state.get("cells", []) if cell.get("path")]
+    return [teacher, *state.get("family", []), *cells]
 
 
 def export_model(trial: Path, target: Path, model: dict[str, Any], state: State) -> None:
     """Write one model folder: weights, description, numbers, card."""
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         copy_file(trial / name, target / name)
-    numbers = {key: model[key] for key in ("name", "top1", "top5", "gmacs", "params", "frames", "side", "trial")}
-    write_json(target / "metrics.json", {**numbers, "sequence": model["sequence"], "data": state["data"]})
-    write_text(target / "card.md", model_card(model, state, read_json(trial / RESULT_FILE)))
+    numbers = {key: model[key] for key in NUMBERS if key in model}
+    write_json(target / "metrics.json", {**numbers, "data": state["data"]})
+    record = read_json(trial / RESULT_FILE)
+    card = cell_card(model, state, record) if "pruner" in model else model_card(model, state, record)
+    write_text(target / "card.md", card)

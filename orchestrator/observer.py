@@ -18,6 +18,8 @@ class TrialRow:
     epochs: int
     gmacs: float
     params: int
+    metric: str = "top1"
+    """Key of what networks are compared by; see `orchestrator.report.METRICS`."""
 
 
 class Observer(Protocol):

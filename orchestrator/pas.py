@@ -30,8 +30,10 @@ class Model:
     cost: Cost
     trial: str
     """Digest of the trial that trained it."""
-    top1: float
+    accuracy: float
+    """Acc(·), a fraction: top-1 of a network that classifies, mAP of one that re-identifies."""
     top5: float
+    """Top-5 accuracy, or CMC at rank 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +167,14 @@ class PasSearch:
 
     def _select(self, iteration: Iteration) -> None:
         candidates = [
-            Candidate(axis=hypothesis.axis, macs=hypothesis.cost.macs, top1=result.top1, top5=result.top5)
+            Candidate(axis=hypothesis.axis, macs=hypothesis.cost.macs, accuracy=result.accuracy, top5=result.top5)
             for hypothesis, result in zip(iteration.hypotheses, iteration.results, strict=True)
         ]
         try:
             iteration.selection = select(
                 candidates,
                 teacher_macs=self.teacher.cost.macs,
-                teacher_top1=self.teacher.top1,
+                teacher_accuracy=self.teacher.accuracy,
                 parent_macs=self.current.cost.macs,
                 tolerance=self.settings.ratio_tolerance,
                 axis_order=tuple(AXES),
@@ -187,9 +189,9 @@ class PasSearch:
         """Make the winner R_τ, unless it falls too far below the teacher; apply the stop rules."""
         assert iteration.winner is not None
         hypothesis, result = iteration.hypotheses[iteration.winner], iteration.results[iteration.winner]
-        assert result.top1 is not None
+        assert result.accuracy is not None
         assert result.top5 is not None
-        drop = round(100 * (self.teacher.top1 - result.top1), 6)  # 100 * (0.8 - 0.75) is a little more than 5
+        drop = round(100 * (self.teacher.accuracy - result.accuracy), 6)  # 100 * (0.8 - 0.75) is a little more than 5
         settings = self.settings
         if settings.max_drop is not None and drop > settings.max_drop:
             self.stop_reason = (
@@ -199,7 +201,11 @@ class PasSearch:
             return
         iteration.accepted = True
         self.current = Model(
-            network=hypothesis.network, cost=hypothesis.cost, trial=result.trial, top1=result.top1, top5=result.top5
+            network=hypothesis.network,
+            cost=hypothesis.cost,
+            trial=result.trial,
+            accuracy=result.accuracy,
+            top5=result.top5,
         )
         if settings.target_gmacs is not None and hypothesis.cost.gmacs <= settings.target_gmacs:
             self.stop_reason = (

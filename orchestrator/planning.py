@@ -1,7 +1,7 @@
-"""From settings to trials: the teacher's, and each hypothesis' with its recipe.
+"""From settings to trials: the teacher's, and each hypothesis' or cell's with its recipe.
 
-This is where the recipe of the source is applied: distillation from the teacher for every hypothesis, a tenth of the
-learning rate for those that inherit weights, plain cross-entropy for controls.
+This is where the recipes of the sources are applied: distillation from the teacher for every hypothesis and every
+pruned network, a tenth of the learning rate for hypotheses that inherit weights, plain labels for controls.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from compression.spec import NetworkSpec
 from configs.errors import UserError
-from configs.schema import RunSettings, TrainSettings
+from configs.schema import Pruning, RunSettings, TrainSettings
 from orchestrator.pas import Hypothesis
 from orchestrator.store import Store
-from trainers.backbones import preset
+from orchestrator.sweep import RANDOM, SCRATCH, Cell
+from trainers.backbones import BACKBONES, preset
 from trainers.backbones.published import load_weights
 from trainers.checkpoint import save_weights
-from trainers.data.manifest import Manifest
 from trainers.files import sha256_of, write_atomically
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE, build_with, read_description
+from trainers.pruning import is_gradual
+from trainers.tasks import DataManifest
 from trainers.trial import Trial
 
 PAPER_CLASSES = 400
@@ -32,7 +35,7 @@ class Planner:
     """Makes trials; equal settings and data give equal trials, and so equal digests."""
 
     settings: RunSettings
-    manifest: Manifest
+    manifest: DataManifest
     teacher_network: NetworkSpec
 
     def recipe(self, train: TrainSettings) -> TrainSettings:
@@ -49,8 +52,7 @@ class Planner:
         return Trial(
             name=f"{self.teacher_network.backbone}-teacher",
             network=self.teacher_network,
-            data=self.manifest.fingerprint,
-            clips=self.settings.clips,
+            **self._task,
             train=None if weights else self.recipe(self.settings.teacher.train),
             seed=self.settings.seed,
             weights_sha256=sha256_of(weights_file(weights)) if weights else None,
@@ -65,8 +67,7 @@ class Planner:
         return Trial(
             name=hypothesis.name,
             network=hypothesis.network,
-            data=self.manifest.fingerprint,
-            clips=self.settings.clips,
+            **self._task,
             train=train,
             seed=self.settings.seed,
             teacher=self.teacher.digest if distilled else None,
@@ -74,11 +75,43 @@ class Planner:
             start=hypothesis.start,
         )
 
+    def cell_trial(self, cell: Cell) -> Trial:
+        """The trial of a sweep's cell: pruned from the teacher and fine-tuned with it, or a control."""
+        scratch = cell.control == SCRATCH
+        distilled = cell.finetuned and not scratch and self.distils
+        return Trial(
+            name=cell.name,
+            network=cell.network,
+            **self._task,
+            train=self.recipe(self.settings.train) if cell.finetuned else None,
+            seed=cell.seed,
+            teacher=self.teacher.digest if distilled else None,
+            distillation=self.settings.distillation if distilled else None,
+            start=None if scratch else self.teacher.digest,
+            pruning=None if scratch else relevant(cell.pruning),
+        )
+
+    @property
+    def _task(self) -> dict[str, Any]:
+        """The fields of every trial that say what is learnt, and from which data."""
+        settings, data = self.settings, self.manifest.fingerprint
+        if BACKBONES[self.teacher_network.backbone].task == "reid":
+            return {"data": data, "reid": settings.reid}
+        return {"data": data, "clips": settings.clips}
+
     @property
     def distils(self) -> bool:
         """Whether the teacher takes part in the loss at all."""
         distillation = self.settings.distillation
         return distillation.weight > 0 or distillation.source_alpha is not None or distillation.features != "none"
+
+
+def relevant(pruning: Pruning) -> Pruning:
+    """The same without what this pruner has no use for, so that sweeps that differ in it share the trial."""
+    unused = set() if is_gradual(pruning) else {"initial_sparsity", "ramp"}
+    if pruning.pruner == RANDOM:
+        unused.add("engine")
+    return Pruning.model_validate(pruning.model_dump(exclude=unused))
 
 
 def teacher_network(settings: RunSettings) -> NetworkSpec:
@@ -102,14 +135,17 @@ def teacher_network(settings: RunSettings) -> NetworkSpec:
     return spec
 
 
-def with_classes_of(spec: NetworkSpec, manifest: Manifest, settings: RunSettings) -> NetworkSpec:
+def with_classes_of(spec: NetworkSpec, manifest: DataManifest, settings: RunSettings) -> NetworkSpec:
     """The teacher's spec for this data.
 
     Raises:
         UserError: the given model folder tells another number of classes apart.
     """
     weights, classes = settings.teacher.weights, len(manifest.classes)
-    if weights is not None and weights.is_dir() and spec.classes != classes:
+    given = weights is not None and weights.is_dir()
+    if given and BACKBONES[spec.backbone].task == "reid":
+        return spec  # it embeds images of any identity
+    if given and spec.classes != classes:
         raise UserError(
             f"teacher.weights {weights} tells {spec.classes} classes apart, but the data has {classes}; "
             "use the data it was trained on, or train a teacher by leaving teacher.weights out"

@@ -1,6 +1,7 @@
 """Which hypothesis of an iteration becomes the next network: the selection rules of PAS, on numbers alone.
 
-Units: costs are multiply-adds of one clip, accuracies are fractions in [0, 1].
+Units: costs are multiply-adds of one clip or image, accuracies are fractions in [0, 1]: top-1 of networks that
+classify, mAP of those that re-identify.
 
 Sources:
     [1] Deep video understanding … (PhD thesis), Eq. 6.1 and 6.3; ties and the switch between the two are decided in
@@ -30,10 +31,10 @@ class Candidate:
     """The axis j that was reduced."""
     macs: int
     """C(ε_j(R))."""
-    top1: float | None
+    accuracy: float | None
     """Acc(ε_j(R)); none: the training diverged or failed for good."""
     top5: float | None
-    """Top-5 accuracy, none likewise."""
+    """Top-5 accuracy, or CMC at rank 5; none likewise."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def select(
     candidates: Sequence[Candidate],
     *,
     teacher_macs: int,
-    teacher_top1: float,
+    teacher_accuracy: float,
     parent_macs: int,
     tolerance: float,
     axis_order: Sequence[str],
@@ -63,13 +64,13 @@ def select(
         Eq. 6.1:  argmax_j [C(B) − C(ε_j(R))] / [Acc(B) − Acc(ε_j(R))]            otherwise
 
     Ratios are alike when each lies within `tolerance` of their median. Under Eq. 6.1 a hypothesis that loses no
-    accuracy ranks above all that do; among such, the more accurate wins. Ties: higher top-1, higher top-5, lower
-    cost, axis order.
+    accuracy ranks above all that do; among such, the more accurate wins. Ties: higher accuracy, higher top-5,
+    lower cost, axis order.
 
     Args:
         candidates: the hypotheses of the iteration; those that failed count for the rule and are never chosen.
         teacher_macs: C(B).
-        teacher_top1: Acc(B).
+        teacher_accuracy: Acc(B).
         parent_macs: C(R), cost of the network that was reduced.
         tolerance: largest deviation from the median, as a share of the median.
         axis_order: axes, the preferred first.
@@ -77,7 +78,7 @@ def select(
     Raises:
         SelectionError: no candidate has an accuracy.
     """
-    trained = [candidate for candidate in candidates if candidate.top1 is not None]
+    trained = [candidate for candidate in candidates if candidate.accuracy is not None]
     if not trained:
         axes = ", ".join(candidate.axis for candidate in candidates) or "none"
         raise SelectionError(f"no hypothesis of this iteration has an accuracy to be chosen by (axes tried: {axes})")
@@ -85,11 +86,11 @@ def select(
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         """The rule's quantity, then what breaks ties; larger is better."""
-        top1, top5 = candidate.top1 or 0.0, candidate.top5 or 0.0
-        lost = teacher_top1 - top1
+        accuracy, top5 = candidate.accuracy or 0.0, candidate.top5 or 0.0
+        lost = teacher_accuracy - accuracy
         saved_per_loss = (teacher_macs - candidate.macs) / lost if lost > 0 else math.inf
-        quantity = top1 if rule == "max_accuracy" else saved_per_loss
-        return quantity, top1, top5, -candidate.macs, -axis_order.index(candidate.axis)
+        quantity = accuracy if rule == "max_accuracy" else saved_per_loss
+        return quantity, accuracy, top5, -candidate.macs, -axis_order.index(candidate.axis)
 
     return Selection(max(trained, key=merit), rule, why)
 

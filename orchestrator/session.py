@@ -1,5 +1,7 @@
 """A run from settings to report: data, teacher, search, models. Every step can be cut off and done again.
 
+Which search it is, is a row of `SEARCHES` (`searches.py`); the session knows the steps that all have in common.
+
 A search is replayed from its first step every time. Each trial that it proposes is looked up in the store: finished,
 its result is the answer; half-trained, it goes on; unknown, it is trained. So running again resumes, and more
 iterations extend.
@@ -24,25 +26,25 @@ from orchestrator import state as states
 from orchestrator.identity import default_name, identity, require_same_identity
 from orchestrator.models import export_models, remove_stale_models
 from orchestrator.observer import Observer, TrialRow
-from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
-from orchestrator.report.html import write_report
+from orchestrator.report import METRICS
 from orchestrator.runner import LocalRunner, Runner, run_stage
-from orchestrator.selection import Selection
+from orchestrator.searches import SEARCHES
 from orchestrator.state import State
 from orchestrator.store import Store
-from trainers.backbones import build
-from trainers.data.manifest import build_manifest
+from orchestrator.views import VIEWS
+from trainers.backbones import Network, build
 from trainers.data.transforms import check_clips
 from trainers.files import write_text
 from trainers.site import Site
+from trainers.tasks import task_of
 from trainers.trial import Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
 
 class Session:
-    """One run of `pas` or `train`."""
+    """One run of any row of `SEARCHES`."""
 
     def __init__(self, settings: RunSettings, observer: Observer, *, algorithm: str = "pas") -> None:
         self.settings = settings
@@ -51,9 +53,9 @@ class Session:
         self.store = Store(settings.runtime.runs)
         self.name = settings.runtime.name or default_name(settings, algorithm)
         self.run = self.store.run(self.name)
-        self.search: PasSearch | None = None
         self.results: dict[str, TrialResult] = {}
         self.costs: dict[NetworkSpec, Cost] = {}
+        self.driver = SEARCHES[algorithm](self)
         self.versions = states.versions()
         self.started = time.monotonic()
 
@@ -68,13 +70,22 @@ class Session:
         self.store.prepare()
         require_same_identity(self.run.read_state(), settings, self.algorithm)
         network = teacher_network(settings)
-        check_clips(settings.clips, network.side)
-        self.manifest = build_manifest(settings.data, min_frames=network.clip_frames, memory=self.store.data_folder)
+        self.kind = task_of(network)
+        self.metric = self.kind.metric
+        if settings.data.source not in self.kind.sources:
+            raise UserError(
+                f"data.source is {settings.data.source}, but {network.backbone} needs one of "
+                f"{', '.join(self.kind.sources)}; say which with --data"
+            )
+        if network.aspect is None:
+            check_clips(settings.clips, network.side)
+        self.manifest = self.kind.build_manifest(settings.data, network, self.store.data_folder)
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
         self.teacher = self.planner.teacher
         if settings.teacher.weights:
             place_teacher_weights(self.store, self.teacher, settings.teacher.weights)
+        self.driver.check()
 
     def execute(self) -> State:
         """Do the run, or what is left of it.
@@ -105,22 +116,21 @@ class Session:
     def _train_all(self, runner: Runner) -> None:
         self._save()
         self._train_teacher(runner)
-        if self.algorithm == "train":
-            return
-        self.search = PasSearch(self._teacher_model(), self.settings.search, self.cost)
-        while proposed := self.search.propose():
+        search = self.driver.start()
+        while search and (proposed := search.propose()):
             self._save()
-            trials = [self.planner.trial(hypothesis) for hypothesis in proposed]
-            self.search.tell(self._stage(runner, stage_name(proposed), trials))
+            trials = [self.driver.trial(proposal) for proposal in proposed]
+            search.tell(self._stage(runner, self.driver.stage_name(proposed), trials))
+            verdict = self.driver.verdict(proposed)
             export_models(self.store, self.run, self._save())
-            self._announce(proposed)
+            self.observer.stage_finished(verdict)
 
     def _train_teacher(self, runner: Runner) -> None:
         (result,) = self._stage(runner, "teacher", [self.teacher])
         if result.status != "finished":
             raise RunError(f"the teacher {result.status}: {result.reason}\nSee {self.store.trial_folder(result.trial)}")
         export_models(self.store, self.run, self._save())
-        self.observer.stage_finished(f"top-1 {result.top1:.3f}")
+        self.observer.stage_finished(f"{METRICS[self.metric]} {result.accuracy:.3f}")
 
     def _stage(self, runner: Runner, stage: str, trials: Sequence[Trial]) -> list[TrialResult]:
         """Results of some trials; all are in the state, whoever told of them."""
@@ -128,21 +138,6 @@ class Session:
         results = run_stage(runner, self.store, self, stage.replace("iteration ", "iter-").replace(" ", "-"), trials)
         self.results |= {result.trial: result for result in results}
         return results
-
-    def _announce(self, proposed: Sequence[Hypothesis]) -> None:
-        assert self.search is not None
-        number = proposed[0].iteration
-        iteration = self.search.iterations[number - 1]
-        selection = iteration.selection
-        if proposed[0].kind == "control" or not isinstance(selection, Selection):
-            self.observer.stage_finished("done")
-            return
-        verdict = "" if iteration.accepted else " (not accepted)"
-        self.run.log("selected", iteration=number, axis=selection.winner.axis, rule=selection.rule, why=selection.why)
-        self.observer.stage_finished(
-            f"PAS-{number}: axis {selection.winner.axis}{verdict}, top-1 {selection.winner.top1:.3f}, "
-            f"rule {selection.rule}: {selection.why}"
-        )
 
     # The session watches its own runner: it keeps what it hears and passes it on (an `Observer`).
 
@@ -158,7 +153,7 @@ class Session:
         """See `Observer`. The state on disk follows every result, for `show` and for reports of unfinished runs."""
         self.results[result.trial] = result
         self.run.link_trial(result.name, self.store.trial_folder(result.trial))
-        self.run.log("trial", name=result.name, trial=result.trial, status=result.status, top1=result.top1)
+        self.run.log("trial", name=result.name, trial=result.trial, status=result.status, accuracy=result.accuracy)
         self._save()
         self.observer.trial_finished(result)
 
@@ -188,13 +183,14 @@ class Session:
         metadata = {"algorithm": self.algorithm, "backbone": self.network.backbone, "run": self.name}
         return RayRunner(site, runtime, self, run=self.name, metadata=metadata)
 
-    def _teacher_model(self) -> Model:
-        result = self.results[self.teacher.digest]
-        assert result.top1 is not None
-        assert result.top5 is not None
-        return Model(
-            network=self.network, cost=self.cost(self.network), trial=result.trial, top1=result.top1, top5=result.top5
-        )
+    @property
+    def teacher_result(self) -> TrialResult:
+        """What came of the teacher, once it is trained."""
+        return self.results[self.teacher.digest]
+
+    def untrained(self) -> Network:
+        """The teacher's architecture with random weights."""
+        return build(self.network)
 
     def cost(self, network: NetworkSpec) -> Cost:
         """C(·), measured once per network."""
@@ -205,16 +201,24 @@ class Session:
     def _row(self, trial: Trial) -> TrialRow:
         cost = self.cost(trial.network)
         epochs = trial.train.epochs if trial.train else 0
-        return TrialRow(name=trial.name, digest=trial.digest, epochs=epochs, gmacs=cost.gmacs, params=cost.params)
+        return TrialRow(
+            name=trial.name,
+            digest=trial.digest,
+            epochs=epochs,
+            gmacs=cost.gmacs,
+            params=cost.params,
+            metric=self.metric,
+        )
 
     def state(self, status: str, reason: str | None = None) -> State:
         """What there is to say now."""
-        search = self.search
+        search = self.driver.search
         runtime = self.settings.runtime
         return {
             "run": self.name,
             "algorithm": self.algorithm,
             "backbone": self.network.backbone,
+            "metric": self.metric,
             "status": status,
             "stop_reason": reason or (search.stop_reason if search else None),
             "seed": self.settings.seed,
@@ -222,12 +226,11 @@ class Session:
             "versions": self.versions,
             "identity": identity(self.settings, self.algorithm),
             "config": self.settings.model_dump(mode="json"),
-            "teacher": states.trial_state(self.teacher, self.cost(self.network), self.results.get(self.teacher.digest)),
-            "iterations": [
-                states.iteration_state(iteration, self.planner.trial, self.results)
-                for iteration in (search.iterations if search else [])
-            ],
-            "family": states.family_state(search) if search else [],
+            "teacher": {
+                **states.trial_state(self.teacher, self.cost(self.network), self.results.get(self.teacher.digest)),
+                **self.driver.measured(self.network),
+            },
+            **self.driver.found(),
             "stats": states.statistics(self.results.values(), time.monotonic() - self.started, runtime.cpus_per_trial),
         }
 
@@ -239,7 +242,7 @@ class Session:
     def _publish(self, status: str, reason: str | None = None) -> State:
         """State and report, of a run that is over or was cut off; its models are there already."""
         current = self.state(status, reason)
-        write_report(current, curves_of(self.store, current), self.run.path)
+        VIEWS[self.algorithm].write_report(self.store, current, self.run.path)
         self.run.write_state(current)
         return current
 
@@ -250,12 +253,6 @@ class Session:
             self._publish("interrupted" if stopped else "failed", None if stopped else str(error))
         except OSError as second:
             log.warning("the state of run %s could not be written: %s", self.name, second)
-
-
-def stage_name(proposed: Sequence[Hypothesis]) -> str:
-    """`iteration 2`, or `control of PAS-2` where that is all that is left."""
-    first = proposed[0]
-    return f"control of PAS-{first.iteration}" if first.kind == "control" else f"iteration {first.iteration}"
 
 
 def require_device(settings: RunSettings) -> None:
@@ -274,11 +271,3 @@ def require_device(settings: RunSettings) -> None:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a search is one process, which spreads its own trials; "
             "start it once, without torchrun"
         )
-
-
-def curves_of(store: Store, state: State) -> dict[str, list[dict[str, Any]]]:
-    """Metrics per epoch of every trial that a state names, by digest."""
-    trials = [state["teacher"]]
-    for iteration in state["iterations"]:
-        trials += iteration["hypotheses"] + ([iteration["control"]] if iteration["control"] else [])
-    return {trial["trial"]: store.metrics(trial["trial"]) for trial in trials}

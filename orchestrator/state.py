@@ -1,4 +1,7 @@
-"""What a run says of itself: the JSON behind `show --json`, the report and the model cards."""
+"""What a run says of itself: the JSON behind `show --json`, the report and the model cards.
+
+Accuracies are fractions, costs are GMACs per clip or image, sizes are pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from compression.cost import Cost
+from compression.spec import NetworkSpec
 from configs.schema import RunSettings
 from orchestrator.pas import Hypothesis, Iteration, PasSearch
 from trainers import results
-from trainers.data.manifest import Manifest
+from trainers.data.identities import IdentityManifest
+from trainers.tasks.base import DataManifest
 from trainers.trial import Trial, TrialResult
 
 State = dict[str, Any]
@@ -22,12 +27,10 @@ def trial_state(trial: Trial, cost: Cost, result: TrialResult | None) -> dict[st
     return {
         "name": trial.name,
         "status": result.status if result else "pending",
-        "top1": result.top1 if result else None,
-        "top5": result.top5 if result else None,
+        **_accuracies(result),
         "gmacs": cost.gmacs,
         "params": cost.params,
-        "frames": trial.network.frames,
-        "side": trial.network.input_side,
+        **_input(trial.network),
         "warm_started": trial.start is not None,
         "seconds": result.seconds if result else None,
         "epochs": result.epochs if result else 0,
@@ -72,12 +75,10 @@ def family_state(search: PasSearch) -> list[dict[str, Any]]:
                 "name": f"PAS-{iteration.number}",
                 "axis": hypothesis.axis,
                 "sequence": sequence,
-                "top1": result.top1,
-                "top5": result.top5,
+                **_accuracies(result),
                 "gmacs": hypothesis.cost.gmacs,
                 "params": hypothesis.cost.params,
-                "frames": hypothesis.network.frames,
-                "side": hypothesis.network.input_side,
+                **_input(hypothesis.network),
                 "path": f"models/PAS-{iteration.number}",
                 "trial": result.trial,
             }
@@ -85,7 +86,17 @@ def family_state(search: PasSearch) -> list[dict[str, Any]]:
     return family
 
 
-def data_state(settings: RunSettings, manifest: Manifest) -> dict[str, Any]:
+def _accuracies(result: TrialResult | None) -> dict[str, float | None]:
+    return {key: getattr(result, key) if result else None for key in ("top1", "top5", "map")}
+
+
+def _input(network: NetworkSpec) -> dict[str, int | None]:
+    """What the network is given; an image has no frames."""
+    _, *frames, height, width = network.input_shape
+    return {"frames": frames[0] if frames else None, "side": network.input_side, "height": height, "width": width}
+
+
+def data_state(settings: RunSettings, manifest: DataManifest) -> dict[str, Any]:
     """Which data it was."""
     return {
         "source": settings.data.source,
@@ -93,11 +104,17 @@ def data_state(settings: RunSettings, manifest: Manifest) -> dict[str, Any]:
         "split": settings.data.split,
         "max_quarantined": settings.data.max_quarantined,
         "fingerprint": manifest.fingerprint,
-        "train_videos": len(manifest.train),
-        "val_videos": len(manifest.val),
+        **_sizes(manifest),
         "classes": list(manifest.classes),
         "quarantined": [{"path": str(path), "reason": reason} for path, reason in manifest.quarantined],
     }
+
+
+def _sizes(manifest: DataManifest) -> dict[str, int]:
+    if isinstance(manifest, IdentityManifest):
+        counted = {"train_images": manifest.train, "queries": manifest.query, "gallery_images": manifest.gallery}
+        return {name: len(images) for name, images in counted.items()}
+    return {"train_videos": len(manifest.train), "val_videos": len(manifest.val)}
 
 
 def statistics(results: Collection[TrialResult], wall_seconds: float, cpus_per_trial: float) -> dict[str, Any]:

@@ -21,7 +21,23 @@ from rich.text import Text
 
 from compression.reduction import AXES
 from orchestrator.observer import TrialRow
-from orchestrator.report import Row, State, clip, count, duration, gmacs, headline, percent, points, share
+from orchestrator.report import (
+    METRICS,
+    UNKNOWN,
+    Row,
+    State,
+    accuracy,
+    clip,
+    count,
+    duration,
+    gmacs,
+    headline,
+    metric_of,
+    percent,
+    points,
+    share,
+    words,
+)
 from trainers.trial import TrialResult
 
 Clock = Callable[[], float]
@@ -41,7 +57,7 @@ class TrialProgress:
     status: str = "waiting"
     epoch: int = 0
     loss: float | None = None
-    top1: float | None = None
+    accuracy: float | None = None
     reason: str | None = None
     epoch_seconds: list[float] = field(default_factory=list)
 
@@ -63,23 +79,24 @@ class StageProgress:
 
     def __init__(self, name: str, trials: Sequence[TrialRow], clock: Clock) -> None:
         self.name = name
+        self.metric = trials[0].metric if trials else "top1"
         self.trials = {trial.digest: TrialProgress(trial) for trial in trials}
         self._clock = clock
         self._started = clock()
 
     def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:
-        """Take down an epoch; an epoch without evaluation leaves the last top-1 as it is."""
+        """Take down an epoch; an epoch without evaluation leaves the last accuracy as it is."""
         progress = self.trials[digest]
         progress.status, progress.epoch, progress.loss = "running", metrics["epoch"], metrics["loss"]
         progress.epoch_seconds.append(metrics["seconds"])
-        if metrics["top1"] is not None:
-            progress.top1 = metrics["top1"]
+        if metrics.get(self.metric) is not None:
+            progress.accuracy = metrics[self.metric]
 
     def trial_finished(self, result: TrialResult) -> None:
         """Take down a result."""
         progress = self.trials[result.trial]
         progress.status = "known" if result.cached else result.status
-        progress.epoch, progress.top1, progress.reason = result.epochs, result.top1, result.reason
+        progress.epoch, progress.accuracy, progress.reason = result.epochs, result.accuracy, result.reason
 
     @property
     def elapsed(self) -> float:
@@ -146,14 +163,15 @@ class LiveTable:
         """What is to be seen now."""
         if self._stage is None:
             return Text("")
-        table = plain_table("hypothesis", ">epoch", ">loss", ">top-1", ">GMACs", "status", ">time left")
+        label = METRICS[self._stage.metric]
+        table = plain_table("hypothesis", ">epoch", ">loss", f">{label}", ">GMACs", "status", ">time left")
         for progress in self._stage.trials.values():
             trial = progress.trial
             table.add_row(
                 Text(trial.name),
                 f"{progress.epoch}/{trial.epochs}",
                 "–" if progress.loss is None else f"{progress.loss:.3f}",
-                percent(progress.top1),
+                percent(progress.accuracy),
                 gmacs(trial.gmacs),
                 Text(progress.status, STYLES.get(progress.status, "dim")),
                 duration(progress.seconds_left),
@@ -197,12 +215,13 @@ class PlainLines:
 
     def trial_finished(self, result: TrialResult) -> None:
         """Write the result."""
-        self._running().trial_finished(result)
-        top1 = "-" if result.top1 is None else f"{result.top1:.4f}"
+        stage = self._running()
+        stage.trial_finished(result)
+        reached = "-" if result.accuracy is None else f"{result.accuracy:.4f}"
         known = " known=yes" if result.cached else ""
         reason = f" reason={result.reason}" if result.reason else ""
         self.message(
-            f"trial {result.status}: {result.name} top1={top1} epochs={result.epochs} "
+            f"trial {result.status}: {result.name} {stage.metric}={reached} epochs={result.epochs} "
             f"seconds={result.seconds:.1f} digest={result.trial}{known}{reason}"
         )
 
@@ -247,7 +266,7 @@ def print_state(console: Console, state: State) -> None:
         console.print(Text(f"Iteration {iteration['iteration']}{chosen}", "bold"))
         if iteration["why"]:
             console.print(Text(f"rule {iteration['rule']}: {iteration['why']}", "dim"))
-        console.print(_iteration_table(iteration))
+        console.print(_iteration_table(state, iteration))
         for skipped in iteration["skipped"]:
             console.print(Text(f"{AXES[skipped['axis']].name} was not tried: {skipped['reason']}", "dim"))
     if state["family"]:
@@ -257,25 +276,37 @@ def print_state(console: Console, state: State) -> None:
 
 def print_runs(console: Console, states: Sequence[State]) -> None:
     """Every run in one line: status, how far it came, and its smallest network."""
-    table = plain_table("run", "status", ">iterations", "smallest", ">of teacher", ">top-1", ">points", ">time")
+    metrics = {metric_of(state) for state in states}
+    label = METRICS[metrics.pop()] if len(metrics) == 1 else "accuracy"
+    table = plain_table("run", "status", ">iterations", "smallest", ">of teacher", f">{label}", ">points", ">time")
     for state in states:
-        teacher, chosen = state["teacher"], state["family"]
-        smallest: Row = chosen[-1] if chosen else {"name": "–", "gmacs": None, "top1": None}
+        teacher, metric = state["teacher"], metric_of(state)
+        smallest = _smallest(state)
+        reached = percent(accuracy(smallest, metric))
         table.add_row(
             Text(state["run"]),
             _status(state["status"]),
-            str(len(chosen)),
+            str(len(state["family"])) if "family" in state else UNKNOWN,
             smallest["name"],
             share(smallest["gmacs"], teacher["gmacs"]),
-            percent(smallest["top1"]),
-            points(smallest["top1"], teacher["top1"]),
+            f"{reached} mAP" if label == "accuracy" and metric == "map" else reached,
+            points(accuracy(smallest, metric), accuracy(teacher, metric)),
             duration(state["stats"]["seconds"]),
         )
     console.print(table if states else Text("No runs yet."))
 
 
+def _smallest(state: State) -> Row:
+    """The last of a search's family, the cheapest cell of a sweep; dashes where there is none."""
+    cells = [cell for cell in state.get("cells", ()) if cell["status"] == "finished" and not cell.get("control")]
+    cells.sort(key=lambda cell: cell["gmacs"], reverse=True)
+    rows: list[Row] = state.get("family") or cells or [{"name": UNKNOWN, "gmacs": None}]
+    return rows[-1]
+
+
 def _family_table(state: State) -> Table:
-    table = plain_table("model", "step", ">frames × side", ">GMACs", ">of teacher", ">top-1", ">points")
+    spoken, metric = words(state), metric_of(state)
+    table = plain_table("model", "step", f">{spoken.input}", ">GMACs", ">of teacher", f">{spoken.metric}", ">points")
     teacher = state["teacher"]
     for row in (teacher, *state["family"]):
         own = row is teacher
@@ -285,22 +316,23 @@ def _family_table(state: State) -> Table:
             clip(row),
             gmacs(row["gmacs"]),
             share(row["gmacs"], teacher["gmacs"]),
-            percent(row["top1"]),
-            "" if own else points(row["top1"], teacher["top1"]),
+            percent(accuracy(row, metric)),
+            "" if own else points(accuracy(row, metric), accuracy(teacher, metric)),
         )
     return table
 
 
-def _iteration_table(iteration: dict[str, Any]) -> Table:
-    table = plain_table("", "hypothesis", ">frames × side", ">GMACs", ">params", ">top-1", "status")
+def _iteration_table(state: State, iteration: dict[str, Any]) -> Table:
+    spoken = words(state)
+    table = plain_table("", "hypothesis", f">{spoken.input}", ">GMACs", ">params", f">{spoken.metric}", "status")
     control: list[Row] = [iteration["control"]] if iteration["control"] else []
     for row in [*iteration["hypotheses"], *control]:
         chosen = row["axis"] == iteration["winner"] and row not in control
         status = _status(row["status"]).append(f": {row['reason']}" if row["reason"] else "", "default")
         mark = Text("✓" if chosen else "", "green")
-        cost = gmacs(row["gmacs"]), count(row["params"])
+        cost, reached = (gmacs(row["gmacs"]), count(row["params"])), percent(accuracy(row, metric_of(state)))
         style = "bold" if chosen else None
-        table.add_row(mark, Text(row["name"]), clip(row), *cost, percent(row["top1"]), status, style=style)
+        table.add_row(mark, Text(row["name"]), clip(row), *cost, reached, status, style=style)
     return table
 
 

@@ -35,6 +35,8 @@ class Progress:
     """Metrics of each epoch done."""
     seconds: float
     """Time spent on them."""
+    network: dict[str, Any] | None = None
+    """Spec of the network as it is now, where it changes during the training (gradual pruning)."""
 
 
 def save_checkpoint(
@@ -55,6 +57,7 @@ def save_checkpoint(
             "epoch": progress.epoch,
             "seconds": progress.seconds,
             "history": progress.history,
+            "network": progress.network,
             "sha256": {name: sha256_of(temporary / name) for name in (WEIGHTS, OPTIMISER)},
         }
         write_json(temporary / MANIFEST, manifest)
@@ -67,19 +70,31 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Restore the newest whole checkpoint below `folder`; None when there is none.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    path: Path
+    progress: Progress
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Load weights and optimiser; the module has the shapes that `progress.network` says."""
+        module.load_state_dict(load_file(self.path / WEIGHTS))
+        optimizer.load_state_dict(torch.load(self.path / OPTIMISER, weights_only=True, map_location="cpu"))
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint below `folder`; None when there is none.
 
     A checkpoint whose manifest or hashes don't hold is passed over with a warning, and the one before it is used.
     """
-    for checkpoint in _newest_first(folder):
-        manifest = read_json(checkpoint / MANIFEST)
-        if manifest is None or not _is_whole(checkpoint, manifest["sha256"]):
-            log.warning("checkpoint %s is damaged and is passed over", checkpoint)
+    for path in _newest_first(folder):
+        manifest = read_json(path / MANIFEST)
+        if manifest is None or not _is_whole(path, manifest["sha256"]):
+            log.warning("checkpoint %s is damaged and is passed over", path)
             continue
-        module.load_state_dict(load_file(checkpoint / WEIGHTS))
-        optimizer.load_state_dict(torch.load(checkpoint / OPTIMISER, weights_only=True, map_location="cpu"))
-        return Progress(manifest["epoch"], manifest["history"], manifest["seconds"])
+        network = manifest.get("network")  # absent in those written before networks could change
+        return Checkpoint(path, Progress(manifest["epoch"], manifest["history"], manifest["seconds"], network))
     return None
 
 

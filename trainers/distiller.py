@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compression.distillation import feature_l2, margin_relu_l2, softened_kl
 from compression.spec import NetworkSpec
 from configs.schema import DistillationSettings
-from trainers.backbones import VideoNetwork, describe
+from trainers.backbones import Network, describe
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -27,7 +27,7 @@ class Distiller(nn.Module):
     Only the connectors are parameters of this module: the teacher is a constant and is kept out of its state.
     """
 
-    def __init__(self, teacher: VideoNetwork, student: VideoNetwork, settings: DistillationSettings) -> None:
+    def __init__(self, teacher: Network, student: Network, settings: DistillationSettings) -> None:
         super().__init__()
         self.settings = settings
         self._teacher = [set_teacher_mode(teacher, settings.teacher_mode)]  # a list hides it from state_dict
@@ -39,7 +39,7 @@ class Distiller(nn.Module):
             )
 
     @property
-    def teacher(self) -> VideoNetwork:
+    def teacher(self) -> Network:
         """The teacher, without gradients."""
         return self._teacher[0]
 
@@ -49,7 +49,7 @@ class Distiller(nn.Module):
         return self.settings.features != "none"
 
     @contextmanager
-    def recorded(self, network: VideoNetwork) -> Iterator[dict[str, Tensor]]:
+    def recorded(self, network: Network) -> Iterator[dict[str, Tensor]]:
         """Collect what enters the last activation of each stage while `network` runs; nothing where it isn't needed."""
         maps: dict[str, Tensor] = {}
 
@@ -101,7 +101,7 @@ class Distiller(nn.Module):
         return torch.stack(terms).mean()
 
 
-def set_teacher_mode(teacher: VideoNetwork, mode: str) -> VideoNetwork:
+def set_teacher_mode(teacher: Network, mode: str) -> Network:
     """Freeze a network; with `train` its batch norms use the batch's statistics and leave the stored ones alone.
 
     Dropout stays off in both modes: soft targets are not to be noisy.

@@ -32,6 +32,10 @@ class World:
         learns = any(parameter.requires_grad for parameter in module.parameters())
         return DistributedDataParallel(module) if self.size > 1 and learns else module
 
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The module that `wrap` was given."""
+        return module.module if isinstance(module, DistributedDataParallel) else module
+
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process the main one's buffers: batch norm's running statistics are each one's own till then."""
         if self.size > 1:

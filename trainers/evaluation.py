@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_stat_scores
 
 from configs.schema import ClipSettings
-from trainers.backbones import BACKBONES, VideoNetwork
+from trainers.backbones import BACKBONES, Network
 from trainers.data.cache import FrameCache
 from trainers.data.clips import test_batches
 from trainers.data.manifest import Manifest
@@ -34,7 +34,7 @@ class Accuracy:
 
 @torch.no_grad()
 def video_probabilities(
-    network: VideoNetwork,
+    network: Network,
     manifest: Manifest,
     clips: ClipSettings,
     *,

@@ -20,30 +20,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compression.spec import NetworkSpec
 from configs.schema import TrainSettings
-from trainers.backbones import BACKBONES, VideoNetwork, build
-from trainers.checkpoint import Progress, load_checkpoint, save_checkpoint
-from trainers.data.cache import FrameCache
-from trainers.data.clips import Batch, steps_per_epoch, train_batches
-from trainers.data.manifest import Manifest
-from trainers.data.quarantine import Quarantine
-from trainers.data.transforms import normalise
-from trainers.distiller import Distiller
+from trainers.backbones import Network, build, fast_order
+from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint, tensors_of
 from trainers.distributed import World, join_world
-from trainers.evaluation import Accuracy, accuracy_of, video_probabilities
-from trainers.files import exclusive
-from trainers.package import Description, load_package, read_weights, save_package
+from trainers.files import exclusive, write_atomically
+from trainers.package import load_package, read_weights, save_package
+from trainers.pruning import Surgeon, is_gradual, known_scores, sparsity_before
 from trainers.results import read_result, write_metrics, write_result
 from trainers.schedule import learning_rate
 from trainers.site import Site
+from trainers.tasks import Scores, StepBatch, Workplace, task_of
 from trainers.trial import Status, Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
 EpochMetrics = dict[str, Any]
+
+HEADS_FILE = "heads.safetensors"
+"""What was trained on top of a network, beside its package: a training that starts from it goes on with them."""
 
 LOSS_CHECK_STEPS = 16
 """Losses are looked at this often, since each look makes a GPU wait; the first bad step is still named."""
@@ -97,50 +96,79 @@ class _Sums:
 
 
 class Training:
-    """A trial under way: networks, optimiser, data, and how far it has come."""
+    """A trial under way: network, task, optimiser, and how far it has come."""
 
     def __init__(self, trial: Trial, site: Site, world: World) -> None:
         self.trial, self.site, self.world = trial, site, world
         self.folder = site.trial_folder(trial.digest)
         self.device = torch.device(site.device)
-        self.manifest = Manifest.load(site.manifest_file(trial.data))
-        self.cache = FrameCache(site.cache_mb * 2**20)
-        listed = len(self.manifest.train) + len(self.manifest.val) + len(self.manifest.quarantined)
-        self.quarantine = Quarantine(listed, site.max_quarantined, self.manifest.quarantined)
-        self.student = self._student()
-        self.distiller = self._distiller()
-        self.progress = Progress(0, [], 0.0)
+        checkpoint = newest_checkpoint(self.folder / "checkpoints") if trial.train else None
+        self.progress = checkpoint.progress if checkpoint else Progress(0, [], 0.0)
+        torch.manual_seed(trial.seed)
+        student = self._origin()
+        self.surgeon = Surgeon(student, trial.pruning, trial.seed) if trial.pruning else None
+        if self.progress.network is not None:
+            student = build(NetworkSpec.from_dict(self.progress.network))
+        self.student = student.to(self.device)
+        fast_order(self.student)
+        place = Workplace(trial=trial, site=site, world=world, device=self.device)
+        self.task = task_of(trial.network).start(place, self.student)
+        self._inherit_heads()
+        if self.surgeon and checkpoint is None and trial.pruning and not is_gradual(trial.pruning):
+            self._prune_once(self.surgeon)
         if trial.train is not None:
-            self._open(trial.train)
+            self._open(trial.train, checkpoint)
 
-    def _student(self) -> VideoNetwork:
-        torch.manual_seed(self.trial.seed)
-        student = build(self.trial.network)
-        if self.trial.start is not None:
-            student.load_state_dict(read_weights(self.site.trial_folder(self.trial.start)))
-        elif self.trial.weights_sha256 is not None:
+    def _origin(self) -> Network:
+        """The network that training starts from; of a pruned one, before anything is cut."""
+        trial = self.trial
+        if trial.pruning is not None and trial.start is not None:
+            return load_package(self.site.trial_folder(trial.start))[0]
+        student = build(trial.network)
+        if trial.start is not None:
+            student.load_state_dict(read_weights(self.site.trial_folder(trial.start)))
+        elif trial.weights_sha256 is not None:
             student.load_state_dict(read_weights(self.folder))
-        return student.to(self.device).to(memory_format=torch.channels_last_3d)
+        return student
 
-    def _distiller(self) -> Distiller | None:
-        if self.trial.teacher is None or self.trial.distillation is None:
-            return None
-        teacher, _ = load_package(self.site.trial_folder(self.trial.teacher))
-        distiller = Distiller(teacher, self.student, self.trial.distillation)
-        teacher.to(self.device).to(memory_format=torch.channels_last_3d)
-        return distiller.to(self.device)
+    def _inherit_heads(self) -> None:
+        """Go on with what was trained on top of the network of `start`, as far as there is such a thing and it fits."""
+        if self.trial.start is None:
+            return
+        path = self.site.trial_folder(self.trial.start) / HEADS_FILE
+        wanted = self._heads().state_dict()
+        if not wanted or not path.is_file():
+            return
+        found = load_file(path)
+        if {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in wanted.items()}:
+            self._heads().load_state_dict(found)
 
-    def _open(self, train: TrainSettings) -> None:
-        learnt = nn.ModuleDict({"student": self.student, **({"distiller": self.distiller} if self.distiller else {})})
-        self.learnt = learnt
+    def _heads(self) -> nn.ModuleDict:
+        return nn.ModuleDict({name: self.task.learnt[name] for name in self.task.heads})
+
+    def _prune_once(self, surgeon: Surgeon) -> None:
+        assert self.trial.start is not None
+        scores = known_scores(self.site.trial_folder(self.trial.start), self.student, surgeon.pruning)
+        surgeon.prune(self.task.joined(self.student), surgeon.pruning.sparsity, scores=scores)
+
+    def _open(self, train: TrainSettings, checkpoint: Checkpoint | None) -> None:
+        self.learnt = nn.ModuleDict({"student": self.student, **self.task.learnt})
         self.optimizer = torch.optim.SGD(
-            learnt.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
+            self.learnt.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
-        self.progress = load_checkpoint(self.folder / "checkpoints", learnt, self.optimizer) or self.progress
-        if self.progress.epoch:
+        if checkpoint:
+            checkpoint.restore(self.learnt, self.optimizer)
             log.info("%s goes on after epoch %d", self.trial.name, self.progress.epoch)
         self.model = self.world.wrap(self.student)
-        self.distil = self.world.wrap(self.distiller) if self.distiller else None
+
+    def _prune_on(self, train: TrainSettings, epoch: int) -> None:
+        """What a gradual pruner takes before an epoch."""
+        surgeon = self.surgeon
+        if surgeon is None or not is_gradual(surgeon.pruning):
+            return
+        sparsity = sparsity_before(surgeon.pruning, epoch, train.epochs)
+        if surgeon.prune(self.task.joined(self.student), sparsity, optimizer=self.optimizer):
+            self.model = self.world.wrap(self.student)
 
     def epochs(self) -> Generator[EpochMetrics, None, None]:
         """Train what is left, an epoch at a time; an epoch's metrics, and any checkpoint, precede its report."""
@@ -149,13 +177,15 @@ class Training:
             return
         for epoch in range(self.progress.epoch, train.epochs):
             started = time.perf_counter()
+            self._prune_on(train, epoch)
             row = self._train_epoch(train, epoch)
             if train.evaluate_every and (epoch + 1) % train.evaluate_every == 0:
-                row["top1"] = self._accuracy(epoch + 1, clips_per_video=1).top1
+                row |= self._quick_scores(epoch + 1)
             seconds = time.perf_counter() - started
             row["seconds"] = round(seconds, 3)
             history = [*self.progress.history, row]
-            self.progress = Progress(epoch + 1, history, self.progress.seconds + seconds)
+            network = self.student.spec.to_dict() if self.trial.pruning else None
+            self.progress = Progress(epoch + 1, history, self.progress.seconds + seconds, network)
             last = epoch + 1 == train.epochs
             if self.world.is_main and (last or (epoch + 1) % self.site.checkpoint_every == 0):
                 save_checkpoint(self.folder / "checkpoints", self.progress, self.learnt, self.optimizer)
@@ -166,14 +196,15 @@ class Training:
     def _train_epoch(self, train: TrainSettings, epoch: int) -> EpochMetrics:
         torch.manual_seed(self.trial.seed * 1_000_003 + epoch)  # dropout; sampling has its own generator
         self.model.train()
-        steps = steps_per_epoch(self.manifest, self.trial.clips, train.batch)
+        self.task.learnt.train()
+        steps = self.task.steps
         sums = _Sums({}, torch.zeros((), device=self.device), torch.zeros((), device=self.device))
         pending: list[Tensor] = []
         started = time.perf_counter()
         lr, step = 0.0, 0
-        for step, parts in itertools.groupby(self._batches(train, epoch, sums), lambda batch: batch.step):
+        for step, parts in itertools.groupby(self._batches(epoch, sums), lambda batch: batch.step):
             lr = learning_rate(train, epoch + (step + 0.5) / steps, base_lr=train.lr)
-            pending.append(self._step(train, parts, lr, sums))
+            pending.append(self._step(parts, lr, (epoch + step / steps) / train.epochs, sums))
             if len(pending) == LOSS_CHECK_STEPS:
                 self._check_finite(pending, epoch, step)
                 pending.clear()
@@ -194,23 +225,9 @@ class Training:
             "data_wait": round(sums.waited / elapsed, 4),
         }
 
-    def _batches(self, train: TrainSettings, epoch: int, sums: _Sums) -> Generator[Batch, None, None]:
-        """The epoch's micro-batches; the time spent waiting for them goes into `sums`."""
-        views = [self.trial.network] + ([self.distiller.teacher.spec] if self.distiller else [])
-        batches = train_batches(
-            self.manifest,
-            self.trial.clips,
-            views,
-            seed=self.trial.seed,
-            epoch=epoch,
-            batch=train.batch,
-            micro_batch=train.micro_batch,
-            rank=self.world.rank,
-            world=self.world.size,
-            loader_workers=self.site.loader_workers,
-            cache=self.cache,
-            quarantine=self.quarantine,
-        )
+    def _batches(self, epoch: int, sums: _Sums) -> Generator[StepBatch, None, None]:
+        """The epoch's batches; the time spent waiting for them goes into `sums`."""
+        batches = self.task.batches(epoch)
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -219,35 +236,27 @@ class Training:
                 return
             yield batch
 
-    def _step(self, train: TrainSettings, parts: Iterable[Batch], lr: float, sums: _Sums) -> Tensor:
+    def _step(self, parts: Iterable[StepBatch], lr: float, progress: float, sums: _Sums) -> Tensor:
         """One step of SGD over the micro-batches of a batch; returns the loss, detached."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for batch in parts:
-            loss = self._loss(train, batch, sums) * batch.share
+            loss = self._loss(batch, progress, sums) * batch.share
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         self.optimizer.step()
         return torch.stack(losses).sum()
 
-    def _loss(self, train: TrainSettings, batch: Batch, sums: _Sums) -> Tensor:
-        """Cross-entropy and distillation of one forward pass, which `sums` takes note of."""
-        labels = batch.labels.to(self.device, non_blocking=True)
-        inputs = [self._normalised(images) for images in batch.views]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            recorded = self.distiller.recorded(self.student) if self.distiller else nullcontext(dict[str, Tensor]())
-            with recorded as features:
-                logits = self.model(inputs[0])
-            terms = {"ce": F.cross_entropy(logits.float(), labels)}
-            if self.distil:
-                terms.update(self.distil(logits, features, inputs[1]))
-        for name, term in terms.items():
-            sums.terms[name] = sums.terms.get(name, 0) + term.detach() * len(labels)
-        sums.correct += (logits.argmax(-1) == labels).sum()
-        sums.clips += len(labels)
-        return torch.stack(list(terms.values())).sum()
+    def _loss(self, batch: StepBatch, progress: float, sums: _Sums) -> Tensor:
+        """The loss of one forward pass, of whose terms `sums` takes note."""
+        loss = self.task.loss(self.model, batch, progress)
+        for name, term in loss.terms.items():
+            sums.terms[name] = sums.terms.get(name, 0) + term.detach() * loss.items
+        sums.correct += loss.correct
+        sums.clips += loss.items
+        return torch.stack(list(loss.terms.values())).sum()
 
     def _check_finite(self, losses: list[Tensor], epoch: int, last_step: int) -> None:
         """Raise, in all processes, for the first of some consecutive steps with a loss that is not finite in any.
@@ -267,44 +276,40 @@ class Training:
                 "a lower train.lr or a longer warm-up may help"
             )
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        backbone = BACKBONES[self.trial.network.backbone]
-        clips = normalise(images.to(self.device, non_blocking=True), backbone.mean, backbone.std)
-        return clips.contiguous(memory_format=torch.channels_last_3d)  # 1.2-1.5 times faster, on CPUs too
+    def _quick_scores(self, epoch: int) -> EpochMetrics:
+        """Accuracies between two epochs, by the names of the metrics file."""
+        scores = self._scores(epoch, quick=True)
+        return {"top1": scores.top1} | ({} if scores.map is None else {"map": scores.map})
 
-    def _accuracy(self, epoch: int, clips_per_video: int | None = None) -> Accuracy:
-        probabilities, labels = video_probabilities(
-            self.student,
-            self.manifest,
-            self.trial.clips,
-            clips_per_video=clips_per_video,
-            device=self.device,
-            world=self.world,
-            loader_workers=self.site.loader_workers,
-            cache=self.cache,
-            quarantine=self.quarantine,
-        )
-        accuracy = accuracy_of(probabilities, labels)
-        if not accuracy.finite:
+    def _scores(self, epoch: int, *, quick: bool) -> Scores:
+        scores = self.task.evaluate(self.student, quick=quick)
+        if not scores.finite:
             raise NonFiniteLossError(f"the network's outputs are not finite after epoch {epoch}")
-        return accuracy
+        return scores
 
     def evaluated(self) -> TrialResult:
-        """The result with the full multi-clip accuracy."""
+        """The result with the full accuracy.
+
+        Raises:
+            RuntimeError: pruning left another network than the trial is of.
+        """
+        if self.student.spec != self.trial.network:
+            raise RuntimeError(f"{self.trial.name} was to leave {self.trial.network}, but left {self.student.spec}")
         started = time.perf_counter()
-        accuracy = self._accuracy(self.progress.epoch)
+        scores = self._scores(self.progress.epoch, quick=False)
         seconds = self.progress.seconds + time.perf_counter() - started
         self.progress = replace(self.progress, seconds=seconds)
-        return self.result(status="finished", accuracy=accuracy)
+        return self.result(status="finished", scores=scores)
 
-    def result(self, *, status: Status, accuracy: Accuracy | None = None, reason: str | None = None) -> TrialResult:
+    def result(self, *, status: Status, scores: Scores | None = None, reason: str | None = None) -> TrialResult:
         """A result with what is known so far."""
         return TrialResult(
             trial=self.trial.digest,
             name=self.trial.name,
             status=status,
-            top1=accuracy.top1 if accuracy else None,
-            top5=accuracy.top5 if accuracy else None,
+            top1=scores.top1 if scores else None,
+            top5=scores.top5 if scores else None,
+            map=scores.map if scores else None,
             seconds=round(self.progress.seconds, 3),
             epochs=self.progress.epoch,
             reason=reason,
@@ -313,8 +318,7 @@ class Training:
     def store(self, result: TrialResult) -> None:
         """Write the network, then the result, which makes the trial count as done."""
         if result.status == "finished":
-            description = Description(
-                spec=self.trial.network, clips=self.trial.clips, classes=tuple(self.manifest.classes)
-            )
-            save_package(self.folder, self.student, description)
-        write_result(self.folder, self.trial, result, self.quarantine)
+            save_package(self.folder, self.student, self.task.description(self.student))
+            if heads := tensors_of(self._heads()):
+                write_atomically(self.folder / HEADS_FILE, lambda path: save_file(heads, path))
+        write_result(self.folder, self.trial, result, self.task.quarantine)

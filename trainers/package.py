@@ -15,8 +15,8 @@ from torch import Tensor
 
 from compression.spec import NetworkSpec
 from configs.errors import UserError
-from configs.schema import ClipSettings
-from trainers.backbones import BACKBONES, VideoNetwork, build
+from configs.schema import ClipSettings, ReidSettings
+from trainers.backbones import BACKBONES, Network, build
 from trainers.checkpoint import load_weights_file, save_weights
 from trainers.files import read_json, write_atomically, write_json
 
@@ -29,31 +29,44 @@ class Description:
 
     spec: NetworkSpec
     """The network."""
-    clips: ClipSettings
-    """How its clips were cut: evaluation resize, crop and number of clips."""
     classes: tuple[str, ...]
-    """Label names, in the classifier's order."""
+    """Label names, in the classifier's order; of a network that re-identifies, the identities it was trained on."""
+    clips: ClipSettings | None = None
+    """How its clips were cut: evaluation resize, crop and number of clips. None: it is fed images."""
+    reid: ReidSettings | None = None
+    """How a network that re-identifies was trained and measured; none: it classifies."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; the input's normalisation is written out for readers without our code."""
         backbone = BACKBONES[self.spec.backbone]
+        given = {"clips": self.clips, "reid": self.reid}
         return {
             "spec": self.spec.to_dict(),
             "classes": list(self.classes),
-            "clips": self.clips.model_dump(mode="json"),
+            **{key: value.model_dump(mode="json") for key, value in given.items() if value is not None},
             "input": {
-                "layout": "clip, channel (RGB), frame, height, width",
                 "range": "uint8 / 255, minus mean, over std",
                 "mean": list(backbone.mean),
                 "std": list(backbone.std),
-                "frames": self.spec.frames,
-                "side": self.spec.input_side,
-                "raw_frame_indices": list(self.spec.frame_indices()),
+                **input_layout(self.spec),
             },
         }
 
 
-def save_package(folder: Path, network: VideoNetwork, description: Description) -> None:
+def input_layout(spec: NetworkSpec) -> dict[str, Any]:
+    """Axes and sizes of a network's input, for `network.json`."""
+    if spec.aspect is None:
+        return {
+            "layout": "clip, channel (RGB), frame, height, width",
+            "frames": spec.frames,
+            "side": spec.input_side,
+            "raw_frame_indices": list(spec.frame_indices()),
+        }
+    _, height, width = spec.input_shape
+    return {"layout": "image, channel (RGB), height, width", "height": height, "width": width}
+
+
+def save_package(folder: Path, network: Network, description: Description) -> None:
     """Write weights, then the description; each file appears whole."""
     write_atomically(folder / WEIGHTS_FILE, lambda path: save_weights(path, network))
     write_json(folder / NETWORK_FILE, description.to_dict())
@@ -72,11 +85,16 @@ def read_description(folder: Path) -> Description:
             "`orchestrate show RUN` lists the models of a run."
         )
     try:
+        if not {"clips", "reid"} & data.keys():
+            raise ValueError("it has neither clips nor reid, one of which says what the network is fed")
         spec = NetworkSpec.from_dict(data["spec"])
         description = Description(
-            spec=spec, clips=ClipSettings.model_validate(data["clips"]), classes=tuple(data["classes"])
+            spec=spec,
+            classes=tuple(data["classes"]),
+            clips=ClipSettings.model_validate(data["clips"]) if "clips" in data else None,
+            reid=ReidSettings.model_validate(data["reid"]) if "reid" in data else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / NETWORK_FILE} describes no network that this version can build: {error}") from error
     if spec.backbone not in BACKBONES:
         raise UserError(
@@ -85,7 +103,7 @@ def read_description(folder: Path) -> Description:
     return description
 
 
-def load_package(folder: Path) -> tuple[VideoNetwork, Description]:
+def load_package(folder: Path) -> tuple[Network, Description]:
     """Build the network that a folder describes, with its weights, in evaluation mode.
 
     Raises:
@@ -111,7 +129,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{error}. Export it again, or copy the file in binary mode") from error
 
 
-def build_with(spec: NetworkSpec, weights: dict[str, Tensor]) -> VideoNetwork:
+def build_with(spec: NetworkSpec, weights: dict[str, Tensor]) -> Network:
     """The network of a spec with given weights.
 
     Raises:

@@ -12,10 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compression.spec import NetworkSpec
-from configs.schema import ClipSettings, DistillationSettings, TrainSettings
+from configs.schema import ClipSettings, DistillationSettings, Pruning, ReidSettings, Settings, TrainSettings
 
 RECIPE_VERSION = 1
 """Raise it when a change of code changes what a trial's training computes: old results are then not reused."""
+
+SETTINGS: dict[str, type[Settings]] = {
+    "clips": ClipSettings,
+    "train": TrainSettings,
+    "distillation": DistillationSettings,
+    "reid": ReidSettings,
+    "pruning": Pruning,
+}
+"""Fields of a trial that are groups of settings."""
 
 Status = Literal["finished", "diverged", "failed"]
 
@@ -30,8 +39,8 @@ class Trial:
     """The network to train."""
     data: str
     """Fingerprint of the data manifest."""
-    clips: ClipSettings
-    """How clips are cut."""
+    clips: ClipSettings | None = None
+    """How clips are cut, of a network that classifies videos."""
     train: TrainSettings | None
     """The recipe, precision resolved; none: the starting weights are only evaluated."""
     seed: int
@@ -44,20 +53,35 @@ class Trial:
     """Digest of the trial whose weights are inherited; none: random weights."""
     weights_sha256: str | None = None
     """Hash of a weights file from outside, for an imported teacher."""
+    reid: ReidSettings | None = None
+    """Losses, augmentation and metric, of a network that re-identifies."""
+    pruning: Pruning | None = None
+    """What is removed from the network of `start`; `network` is what is then left of it."""
+
+    def __post_init__(self) -> None:
+        if (self.clips is None) == (self.reid is None):
+            raise ValueError("a trial either classifies clips or re-identifies: give `clips` or `reid`")
+        if self.pruning is not None and self.start is None:
+            raise ValueError("pruning needs the trial whose network it starts from: give `start`")
 
     def identity(self) -> dict[str, Any]:
-        """Everything that determines the result, and nothing else; JSON-ready."""
+        """Everything that determines the result, and nothing else; JSON-ready.
+
+        What trials could not say at first is left out where it is not said, so that digests stay what they were.
+        """
+        added = {"reid": self.reid, "pruning": self.pruning}
         return {
             "recipe_version": RECIPE_VERSION,
             "network": self.network.to_dict(),
             "data": self.data,
-            "clips": self.clips.model_dump(mode="json"),
+            "clips": self.clips.model_dump(mode="json") if self.clips else None,
             "train": self.train.model_dump(mode="json") if self.train else None,
             "seed": self.seed,
             "teacher": self.teacher,
             "distillation": self.distillation.model_dump(mode="json") if self.distillation else None,
             "start": self.start,
             "weights_sha256": self.weights_sha256,
+            **{key: value.model_dump(mode="json") for key, value in added.items() if value is not None},
         }
 
     @property
@@ -81,10 +105,9 @@ class Trial:
         if (version := fields.pop("recipe_version")) != RECIPE_VERSION:
             raise ValueError(f"trial has recipe version {version}, but this code trains version {RECIPE_VERSION}")
         fields["network"] = NetworkSpec.from_dict(fields["network"])
-        fields["clips"] = ClipSettings.model_validate(fields["clips"])
-        fields["train"] = TrainSettings.model_validate(fields["train"]) if fields["train"] else None
-        if fields["distillation"]:
-            fields["distillation"] = DistillationSettings.model_validate(fields["distillation"])
+        for key, settings in SETTINGS.items():
+            if fields.get(key) is not None:
+                fields[key] = settings.model_validate(fields[key])
         return cls(**fields)
 
 
@@ -99,9 +122,11 @@ class TrialResult:
     status: Status
     """`finished`; `diverged`: a loss was not finite; `failed`: it can't be trained, see `reason`."""
     top1: float | None = None
-    """Multi-clip top-1 accuracy on the validation videos, a fraction."""
+    """Multi-clip top-1 accuracy on the validation videos, a fraction; of re-identification, CMC at rank 1."""
     top5: float | None = None
-    """Top-5 likewise (top-k with k = classes when there are fewer than 5)."""
+    """Top-5 likewise (top-k with k = classes when there are fewer than 5); CMC at rank 5."""
+    map: float | None = None
+    """Mean average precision of re-identification, a fraction; none for classifiers."""
     seconds: float = 0.0
     """Time spent training and evaluating, summed over all resumptions."""
     epochs: int = 0
@@ -112,3 +137,8 @@ class TrialResult:
     """Whether it failed for a reason outside itself (storage, input, lost processes): it may succeed another time."""
     cached: bool = False
     """Answered from the store without any training in this run."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """What networks are compared by: mAP of those that re-identify, top-1 of those that classify."""
+        return self.top1 if self.map is None else self.map

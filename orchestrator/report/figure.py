@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from compression.reduction import AXES
-from orchestrator.report import Row, State, share
+from orchestrator.report import Row, State, accuracy, metric_of, share, words
 
 Curves = dict[str, list[dict[str, Any]]]
 """One row per epoch, by trial digest."""
@@ -51,12 +51,12 @@ CONTROL: dict[str, Any] = {
     "markerfacecolor": THEME["paper"][0],
 }
 LEAST_SPAN = 10.0
-"""Points of top-1 shown at least, so that noise does not look like a result."""
+"""Points of accuracy shown at least, so that noise does not look like a result."""
 INCH_WIDE, INCH_NARROW = 9.6, 4.4
 
 
 def search_figure(state: State, *, narrow: bool = False) -> Figure:
-    """Top-1 over GMACs per clip: every hypothesis, the chosen path, and the control where there is one.
+    """Top-1 or mAP over GMACs: every hypothesis, the chosen path, and the control where there is one.
 
     Cost falls to the right on a logarithmic axis, so that the picture reads in the order of the search.
 
@@ -67,16 +67,17 @@ def search_figure(state: State, *, narrow: bool = False) -> Figure:
     figure = _figure(narrow, height=4.9)
     axes = figure.add_subplot()
     _style(axes)
-    axes.set_xlabel("GMACs per clip (log scale, cheaper to the right)")
-    axes.set_ylabel("top-1 (%)")
-    path = _measured([state["teacher"], *state["family"]])
-    controls = _measured([it["control"] for it in state["iterations"] if it["control"]])
+    axes.set_xlabel(f"GMACs per {words(state).item} (log scale, cheaper to the right)")
+    axes.set_ylabel(f"{words(state).metric} (%)")
+    metric = metric_of(state)
+    path = _measured([state["teacher"], *state["family"]], metric)
+    controls = _measured([it["control"] for it in state["iterations"] if it["control"]], metric)
     _draw_hypotheses(axes, state)
-    _draw_line(axes, controls, **CONTROL)
-    _draw_line(axes, path, **PATH, zorder=3)
-    _draw_line(axes, path[:1], color=_ink("ink"), linestyle="", marker="*", markersize=17, zorder=4)
+    _draw_line(axes, controls, metric, **CONTROL)
+    _draw_line(axes, path, metric, **PATH, zorder=3)
+    _draw_line(axes, path[:1], metric, color=_ink("ink"), linestyle="", marker="*", markersize=17, zorder=4)
     for row in path:
-        _label(axes, row, state["teacher"])
+        _label(axes, row, state)
     if path:
         _scale_axes(axes)
     else:
@@ -87,7 +88,7 @@ def search_figure(state: State, *, narrow: bool = False) -> Figure:
 
 
 def curves_figure(state: State, curves: Curves, *, narrow: bool = False) -> Figure:
-    """Loss and top-1 over epochs as small multiples: the teacher, then one pair of panels per iteration.
+    """Loss and top-1 or mAP over epochs as small multiples: the teacher, then one pair of panels per iteration.
 
     Args:
         state: the search.
@@ -102,21 +103,21 @@ def curves_figure(state: State, curves: Curves, *, narrow: bool = False) -> Figu
     for axes in panels.flat:
         _style(axes)
     for number, group in enumerate(groups):
-        loss, top1 = panels[:, number] if across else panels[number]
-        top1.sharey(panels[-1, 0] if across else panels[0, 1])
-        for axes, key, scale in ((loss, "loss", 1.0), (top1, "top1", 100.0)):
+        loss, right = panels[:, number] if across else panels[number]
+        right.sharey(panels[-1, 0] if across else panels[0, 1])
+        for axes, key, scale in ((loss, "loss", 1.0), (right, metric_of(state), 100.0)):
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             for line in group.lines:
-                seen = [row for row in curves[line.digest] if row[key] is not None]
+                seen = [row for row in curves[line.digest] if row.get(key) is not None]
                 epochs, values = [row["epoch"] for row in seen], [scale * row[key] for row in seen]
                 axes.plot(epochs, values, color=line.colour, linestyle=line.style, marker=".", linewidth=1.6)
         loss.set_title(group.title, loc="left", fontsize=11, color=_ink("ink"))
-        top1.set_xlabel("epoch")
+        right.set_xlabel("epoch")
         if not across:
             loss.set_xlabel("epoch")
         if number == 0 or not across:
             loss.set_ylabel("loss")
-            top1.set_ylabel("top-1 (%)")
+            right.set_ylabel(f"{words(state).metric} (%)")
     _legend(figure, _curves_legend(groups), columns=3 if narrow else 8)
     return figure
 
@@ -204,29 +205,35 @@ def _scale_axes(axes: Axes) -> None:
     if (missing := LEAST_SPAN - (high - low)) > 0:
         axes.set_ylim(low - missing / 2, high + missing / 2)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _measured(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["top1"] is not None]
+def _plain(value: float) -> str:
+    """A number of few digits, never with an exponent."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
-def _draw_line(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
-    axes.plot([row["gmacs"] for row in rows], [100 * row["top1"] for row in rows], **style)
+def _measured(rows: Sequence[Row], metric: str) -> list[Row]:
+    return [row for row in rows if accuracy(row, metric) is not None]
+
+
+def _draw_line(axes: Axes, rows: Sequence[Row], metric: str, **style: Any) -> None:
+    axes.plot([row["gmacs"] for row in rows], [100 * row[metric] for row in rows], **style)
 
 
 def _draw_hypotheses(axes: Axes, state: State) -> None:
     """Each one a marker, with a thin line from its parent; the winner's is ringed and hides no other."""
-    parents = [state["teacher"], *state["family"]]
+    parents, metric = [state["teacher"], *state["family"]], metric_of(state)
     for parent, iteration in zip(parents, state["iterations"], strict=False):
-        for row in _measured(iteration["hypotheses"]):
+        for row in _measured(iteration["hypotheses"], metric):
             winner = row["axis"] == iteration["winner"]
-            _draw_line(axes, [parent, row], color=_ink("rule"), linewidth=1.2)
+            _draw_line(axes, [parent, row], metric, color=_ink("rule"), linewidth=1.2)
             _draw_line(
                 axes,
                 [row],
+                metric,
                 marker=MARKERS[row["axis"]],
                 markersize=10 if winner else 8,
                 color=_ink(f"axis-{row['axis']}"),
@@ -236,12 +243,13 @@ def _draw_hypotheses(axes: Axes, state: State) -> None:
             )
 
 
-def _label(axes: Axes, row: Row, teacher: Row) -> None:
+def _label(axes: Axes, row: Row, state: State) -> None:
     """Name and share of the teacher's cost, above and to the right: the path falls to the right, so there is room."""
+    teacher = state["teacher"]
     name = "Teacher" if row is teacher else row["name"]
     axes.annotate(
         f"{name}\n{share(row['gmacs'], teacher['gmacs'])}",
-        (row["gmacs"], 100 * row["top1"]),
+        (row["gmacs"], 100 * row[metric_of(state)]),
         xytext=(7, 8),
         textcoords="offset points",
         fontsize=10.5,
@@ -266,7 +274,8 @@ def _legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
 
 
 def _search_legend(state: State, controls: bool) -> list[Line2D]:
-    tried = {row["axis"] for iteration in state["iterations"] for row in _measured(iteration["hypotheses"])}
+    rows = [row for iteration in state["iterations"] for row in iteration["hypotheses"]]
+    tried = {row["axis"] for row in _measured(rows, metric_of(state))}
     handles = [
         Line2D(
             [], [], linestyle="", marker=MARKERS[axis], markersize=8, color=_ink(f"axis-{axis}"), label=AXES[axis].name

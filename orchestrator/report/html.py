@@ -13,22 +13,26 @@ from compression.reduction import AXES
 from orchestrator.report import (
     Row,
     State,
+    accuracy,
     clip,
     count,
+    data_sizes,
     duration,
     gmacs,
     headline,
+    metric_of,
     percent,
     points,
     share,
     standard_error,
+    words,
 )
 from orchestrator.report.figure import THEME, Curves, curves_figure, search_figure, to_svg, write_png
 from trainers.files import write_atomically, write_text
 
 RULES = {
-    "max_accuracy": "highest top-1 (Eq. 6.3)",
-    "ratio": "most cost saved per point of top-1 lost (Eq. 6.1)",
+    "max_accuracy": "highest {metric} (Eq. 6.3)",
+    "ratio": "most cost saved per point of {metric} lost (Eq. 6.1)",
 }
 """The source's two rules of selection, in words."""
 
@@ -60,18 +64,28 @@ def render(state: State, curves: Curves) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        clip=clip, count=count, duration=duration, gmacs=gmacs, percent=percent, points=points, share=share
+        accuracy=accuracy,
+        clip=clip,
+        count=count,
+        duration=duration,
+        gmacs=gmacs,
+        percent=percent,
+        points=points,
+        share=share,
     )
     return environment.get_template("template.html.j2").render(
         state=state,
+        metric=metric_of(state),
+        words=words(state),
         headline=headline(state),
         key_figures=key_figures(state),
         noise=noise(state),
         comparisons=comparisons(state),
+        data_sizes=data_sizes(state["data"]),
         pictures=_pictures(state, curves),
         config=yaml.safe_dump(state["config"], sort_keys=False, allow_unicode=True),
         axes={letter: axis.name for letter, axis in AXES.items()},
-        rules=RULES,
+        rules={rule: text.format(metric=words(state).metric) for rule, text in RULES.items()},
         theme=THEME,
     )
 
@@ -79,11 +93,17 @@ def render(state: State, curves: Curves) -> str:
 def key_figures(state: State) -> list[tuple[str, str, str]]:
     """The few numbers at the top of the page: name, value, and what it is measured against."""
     teacher, stats = state["teacher"], state["stats"]
-    figures = [("Teacher", percent(teacher["top1"]), f"top-1 at {gmacs(teacher['gmacs'])} GMACs per clip")]
+
+    def reached(name: str, row: Row) -> tuple[str, str, str]:
+        spoken = words(state)
+        cost = f"{spoken.metric} at {gmacs(row['gmacs'])} GMACs per {spoken.item}"
+        return name, percent(accuracy(row, metric_of(state))), cost
+
+    figures = [reached("Teacher", teacher)]
     if state["family"]:
         smallest = state["family"][-1]
         figures += [
-            (smallest["name"], percent(smallest["top1"]), f"top-1 at {gmacs(smallest['gmacs'])} GMACs per clip"),
+            reached(smallest["name"], smallest),
             ("Cost", share(smallest["gmacs"], teacher["gmacs"]), "of the teacher's multiply-adds"),
             ("Size", share(smallest["params"], teacher["params"]), "of the teacher's parameters"),
         ]
@@ -93,10 +113,16 @@ def key_figures(state: State) -> list[tuple[str, str, str]]:
 
 
 def noise(state: State) -> str:
-    """How far apart two top-1 accuracies must be to mean something; empty before anything is measured."""
-    smallest, videos = [state["teacher"], *state["family"]][-1], state["data"]["val_videos"]
-    if smallest["top1"] is None:
+    """How far apart two accuracies must be to mean something; empty before anything is measured."""
+    smallest, metric = [state["teacher"], *state["family"]][-1], metric_of(state)
+    if accuracy(smallest, metric) is None:
         return ""
+    if metric == "map":
+        return (
+            f"mAP is a mean over {state['data']['queries']} queries, which share identities and a gallery: it has no "
+            "simple standard error, and only other seeds show how far it scatters."
+        )
+    videos = state["data"]["val_videos"]
     error = 100 * standard_error(smallest["top1"], videos)
     return (
         f"One standard error of {percent(smallest['top1'])} top-1 on {videos} validation videos is {error:.1f} points."
@@ -112,12 +138,13 @@ def comparisons(state: State) -> list[tuple[Row, Row]]:
 def _pictures(state: State, curves: Curves) -> dict[str, tuple[Markup, Markup]]:
     """What there is to see, each drawn for a wide and for a narrow page."""
     pictures = {}
-    if state["teacher"]["top1"] is not None:
+    title = words(state).title
+    if accuracy(state["teacher"], metric_of(state)) is not None:
         wide, narrow = search_figure(state), search_figure(state, narrow=True)
-        pictures["search"] = _inline("search", "Top-1 over cost of every network tried", wide, narrow)
+        pictures["search"] = _inline("search", f"{title} over cost of every network tried", wide, narrow)
     if any(curves.values()):
         wide, narrow = curves_figure(state, curves), curves_figure(state, curves, narrow=True)
-        pictures["curves"] = _inline("curves", "Loss and top-1 over epochs", wide, narrow)
+        pictures["curves"] = _inline("curves", f"Loss and {words(state).metric} over epochs", wide, narrow)
     return pictures
 
 

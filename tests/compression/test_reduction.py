@@ -101,6 +101,24 @@ def test_an_exhausted_axis_raises(axis: str, sizes: dict[str, object]) -> None:
         reduce(SPEC.replace(**sizes), axis)
 
 
+def test_axis_c_divides_what_pruning_kept() -> None:
+    """100/1.4 = 71.4 and 7/1.4 = 5; a second step divides the same counts, 100/1.96 = 51.02."""
+    spec = SPEC.replace(kept={"stem": 100, "layer1.0.conv1": 7})
+    once = reduce(spec, "c")
+    assert [once.channels(64, layer) for layer in spec.kept] == [5, 71]
+    assert [reduce(once, "c").channels(64, layer) for layer in spec.kept] == [4, 51]
+    assert once.kept == spec.kept
+
+
+def test_axis_c_is_not_exhausted_while_a_pruned_layer_shrinks() -> None:
+    """All reference widths are at 1 already, but 2 filters of a pruned layer become 1."""
+    spec = SPEC.replace(width=1e-9, kept={"stem": 2})
+    once = reduce(spec, "c", 2.0)
+    assert once.channels(64, "stem") == 1
+    with pytest.raises(ReductionError, match=r"axis c .*exhausted"):
+        reduce(once, "c", 2.0)
+
+
 def test_a_step_may_have_its_own_factor() -> None:
     assert reduce(SPEC, "s", 2.0).input_side == 128
 

@@ -25,8 +25,11 @@ fields = st.fixed_dictionaries(
         "round_to": st.sampled_from([1, 4, 8]),
         "options": st.dictionaries(st.sampled_from(["slow_stride", "fast_stride"]), st.floats(1, 16)),
         "factors": st.builds(Factors, **{axis: st.floats(1, 40) for axis in "stfcl"}),
+        "aspect": st.none() | st.floats(0.25, 4),
+        "kept": st.dictionaries(st.sampled_from(["stem.0", "layer1.0.conv1"]), st.integers(1, 64)),
+        "kept_at": st.floats(1, 40),
     }
-)
+).map(lambda fields: fields if fields["kept"] else {**fields, "kept_at": 1.0})
 
 
 @pytest.mark.parametrize(("value", "integer"), [(0.0, 0), (0.49, 0), (0.5, 1), (1.5, 2), (2.5, 3), (2.49, 2)])
@@ -105,9 +108,58 @@ def test_order_of_options_does_not_matter() -> None:
     assert json.dumps(SPEC.replace(options=one).to_dict()) == json.dumps(SPEC.replace(options=two).to_dict())
 
 
+def test_order_of_pruned_layers_does_not_matter() -> None:
+    one, two = ({"stem": 4, "layer1": 2}, {"layer1": 2, "stem": 4})
+    assert json.dumps(SPEC.replace(kept=one).to_dict()) == json.dumps(SPEC.replace(kept=two).to_dict())
+
+
+def test_pruned_layers_have_what_they_kept() -> None:
+    """Whatever their width in the table, and whatever it is rounded to; the others are not concerned."""
+    spec = SPEC.replace(kept={"stem": 13}, round_to=8)
+    assert [spec.channels(base, "stem") for base in (8, 64, 2048)] == [13, 13, 13]
+    assert spec.channels(64, "layer1") == spec.channels(64) == 64
+
+
+def test_pruned_layers_follow_axis_c_from_where_they_were_counted() -> None:
+    """Pruned at γ̄ = 1.4, 13 are left; at γ̄ = 2.8 that is 6.5 → 7, and at multiples of 4 it is 8."""
+    spec = SPEC.replace(factors=Factors(c=1.4), kept={"stem": 13}, kept_at=1.4)
+    assert spec.channels(64, "stem") == 13
+    halved = spec.replace(factors=Factors(c=2.8))
+    assert halved.channels(64, "stem") == 7
+    assert halved.replace(round_to=4).channels(64, "stem") == 8
+    assert halved.channels(64, "layer1") == nearest(64 / 2.8) == 23
+    assert spec.replace(factors=Factors(c=1000.0)).channels(64, "stem") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({}, (3, 64, 256, 256)),
+        ({"factors": Factors(s=2.0, f=2.0)}, (3, 32, 128, 128)),
+        ({"aspect": 2.0}, (3, 512, 256)),
+        ({"aspect": 1.0}, (3, 256, 256)),
+        ({"aspect": 2.0, "side": 64, "factors": Factors(s=1.4)}, (3, 91, 46)),  # 128/1.4 = 91.4, 64/1.4 = 45.7
+        ({"aspect": 0.1, "side": 4}, (3, 1, 4)),
+    ],
+)
+def test_shapes_of_clips_and_images(changes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    assert SPEC.replace(**changes).input_shape == shape
+
+
+def test_what_was_added_to_specs_is_not_said_where_it_says_nothing() -> None:
+    """Digests of trials that are older stay what they were."""
+    assert not {"aspect", "kept", "kept_at"} & SPEC.to_dict().keys()
+    assert SPEC.replace(aspect=2.0, kept={"stem": 4}).to_dict().keys() >= {"aspect", "kept", "kept_at"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"aspect": 0.0}, "aspect is 0"),
+        ({"aspect": -1.0}, "aspect is -1"),
+        ({"aspect": math.nan}, "aspect is nan"),
+        ({"aspect": math.inf}, "aspect is inf"),
+        ({"kept": {"stem": 4, "layer1": 0}}, "kept leaves nothing of layer1"),
         ({"classes": 0}, "classes is 0"),
         ({"clip_frames": 0}, "clip_frames is 0"),
         ({"side": -1}, "side is -1"),

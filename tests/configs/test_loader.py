@@ -148,7 +148,7 @@ class TestErrors:
             ("data={1: 2}", "`data.1` is not a key of DataSettings; its keys are source, path, split, max_quarantined"),
             ("search.factors.x=2", "`search.factors.x` is not a key of search.factors; its keys are s, t, f, c, l"),
             ("network.backbone=slowfst",
-             "network.backbone is 'slowfst', but must be one of slowfast, r2plus1d; did you mean slowfast?"),
+             "network.backbone is 'slowfst', but must be one of slowfast, r2plus1d, reid; did you mean slowfast?"),
             ("data.split=4", "data.split is 4, but must be one of 1, 2, 3"),
             ("search.axes=[s, q]", "search.axes.1 is 'q', but must be one of s, t, f, c, l"),
             ("search.axes=[s, s]", "search.axes is ['s', 's'], but must name each axis once; it needs at least one"),

@@ -22,8 +22,11 @@ def test_a_preset_opens_with_the_command_that_runs_it(name: str) -> None:
     lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     backbone = load_settings(name).network.backbone
-    own_command = f"orchestrate pas --backbone {backbone}" if "embedded" in name else f"orchestrate pas --config {name}"
-    assert f"{lines[1]} ".startswith(f"#   {own_command} ")
+    commands = {
+        True: [f"orchestrate pas --backbone {backbone}", f"orchestrate sweep prune --model {backbone}"],
+        False: [f"orchestrate pas --config {name}", f"orchestrate sweep prune --config {name}"],
+    }
+    assert any(f"{lines[1]} ".startswith(f"#   {command} ") for command in commands["embedded" in name])
 
 
 def test_a_preset_follows_the_json_schema(name: str) -> None:
@@ -39,8 +42,9 @@ def test_a_preset_s_network_builds(name: str) -> None:
     assert spec.backbone == settings.network.backbone
     with torch.device("meta"):
         network = backbones.build(spec)
-        logits = network.eval()(torch.empty(2, 3, spec.frames, spec.input_side, spec.input_side))
-    assert logits.shape == (2, 8)
+        output = network.eval()(torch.empty(2, *spec.input_shape))
+    width = spec.channels(512) if backbones.backbone(spec).task == "reid" else 8
+    assert output.shape == (2, width)
 
 
 @pytest.mark.parametrize("backbone", ["slowfast", "r2plus1d"])
@@ -50,6 +54,14 @@ def test_the_embedded_presets_shrink_their_backbone_on_data_made_on_the_spot(bac
     assert settings.network.preset == "tiny"
     assert settings.data.source == "moving-digits"
     assert not settings.clips.flip  # the label is a direction
+    assert settings.runtime == RunSettings().runtime
+
+
+def test_the_embedded_preset_of_re_identification_needs_nothing_from_outside() -> None:
+    settings = load_settings(embedded_preset("reid"))
+    assert (settings.network.backbone, settings.network.preset) == ("reid", "tiny")
+    assert settings.data.source == "synthetic-people"
+    assert set(settings.search.axes) == {"s", "c", "l"}  # images have no frames to leave out
     assert settings.runtime == RunSettings().runtime
 
 

@@ -1,4 +1,7 @@
-"""A small search as plain JSON, with one of everything that a report has to cope with. The numbers are made up."""
+"""Small searches as plain JSON, with one of everything that a report has to cope with. The numbers are made up.
+
+The one of videos is as states were written before networks re-identified: without a metric, and with squares alone.
+"""
 
 from __future__ import annotations
 
@@ -178,24 +181,99 @@ def empty_state() -> dict[str, Any]:
     return state
 
 
+def reid_row(map: float | None, gmacs: float, height: int, **changes: Any) -> dict[str, Any]:
+    """The numbers of a network that re-identifies: mAP, and ranks that are better than it."""
+    ranks = {key: None if map is None else 1 - (1 - map) / part for key, part in (("top1", 2), ("top5", 8))}
+    size = {"frames": None, "side": height // 2, "height": height, "width": height // 2}
+    return {"map": map, **ranks, "gmacs": gmacs, "params": 702_096, **size, **changes}
+
+
+def reid_hypothesis(iteration: int, axis: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A hypothesis with these numbers."""
+    name = f"reid-pas{iteration}-{AXES[axis].name}"
+    return {**hypothesis(iteration, axis, row["map"], row["gmacs"], name=name), **row}
+
+
+def reid_state() -> dict[str, Any]:
+    """A finished search of two iterations for a network that re-identifies, compared by mAP."""
+    first = [
+        reid_hypothesis(1, "s", reid_row(0.8512, 0.00277, 46)),
+        reid_hypothesis(1, "c", reid_row(0.8733, 0.00286, 64, params=357_301)),
+        reid_hypothesis(1, "l", reid_row(0.8411, 0.00301, 64, params=306_064)),
+    ]
+    second = [
+        reid_hypothesis(2, "s", reid_row(0.8127, 0.00142, 46, params=357_301)),
+        reid_hypothesis(2, "c", reid_row(None, 0.00148, 64, params=182_000, status="diverged", reason="loss is nan")),
+        reid_hypothesis(2, "l", reid_row(0.8004, 0.000985, 64, params=155_800)),
+    ]
+    first_control = {**first[1], "name": "reid-pas1-control", **reid_row(0.7012, 0.00286, 64, params=357_301)}
+    teacher = {**TEACHER, **reid_row(0.8874, 0.00553, 64), "name": "reid-teacher"}
+
+    def kept(number: int, sequence: str, row: dict[str, Any]) -> dict[str, Any]:
+        return {**member(number, sequence, row), **{key: row[key] for key in ("map", "height", "width")}}
+
+    state = sample_state()
+    return {
+        **state,
+        "run": "reid-pas-5e6f7a8b",
+        "backbone": "reid",
+        "metric": "map",
+        "stop_reason": "2 iterations done",
+        "data": {
+            "source": "synthetic-people",
+            "path": "data/synthetic-people",
+            "fingerprint": "0b5c1d3f7e9a2468",
+            "train_images": 912,
+            "queries": 128,
+            "gallery_images": 748,
+            "classes": [f"{number:04d}" for number in range(1, 49)],
+            "quarantined": [{"path": "query/0007_c1s1_000012_00.jpg", "reason": "is empty (0 bytes)"}],
+        },
+        "config": {"seed": 0, "network": {"backbone": "reid", "preset": "tiny"}, "reid": {"images": 4}},
+        "teacher": teacher,
+        "iterations": [
+            {
+                "iteration": 1,
+                "rule": "max_accuracy",
+                "why": "cost ratios 0.50-0.54 lie within 15 % of their median 0.52",
+                "winner": "c",
+                "skipped": [{"axis": "t", "reason": "axis t (length) is exhausted: it changes nothing"}],
+                "hypotheses": first,
+                "control": {**first_control, "trial": "0000000100000000", "warm_started": False},
+            },
+            {
+                "iteration": 2,
+                "rule": "ratio",
+                "why": "axis l keeps 0.34 of the cost, 31 % below the median 0.50",
+                "winner": "l",
+                "skipped": [],
+                "hypotheses": second,
+                "control": None,
+            },
+        ],
+        "family": [kept(1, "c", first[1]), kept(2, "cl", second[2])],
+    }
+
+
 def sample_curves(state: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Curves that end at each finished network's top-1; every second epoch is evaluated."""
+    """Curves that end at each finished network's accuracy; every second epoch is evaluated."""
+    metric = state.get("metric", "top1")
     rows = [state["teacher"]]
     for iteration in state["iterations"]:
         rows += [*iteration["hypotheses"], *([iteration["control"]] if iteration["control"] else [])]
-    return {row["trial"]: curve(row["top1"], row["epochs"]) for row in rows if row["top1"] is not None}
+    return {row["trial"]: curve(row[metric], row["epochs"], metric) for row in rows if row[metric] is not None}
 
 
-def curve(top1: float, epochs: int) -> list[dict[str, Any]]:
-    """A training that approaches its last top-1 exponentially."""
+def curve(reached: float, epochs: int, metric: str = "top1") -> list[dict[str, Any]]:
+    """A training that approaches its last accuracy exponentially."""
     return [
         {
             "epoch": epoch,
-            "loss": 0.2 + 3 * math.exp(-4 * epoch / epochs) * (1.5 - top1),
+            "loss": 0.2 + 3 * math.exp(-4 * epoch / epochs) * (1.5 - reached),
             "ce": 0.1,
             "kl": 0.1,
-            "train_top1": top1,
-            "top1": top1 - 0.4 * math.exp(-4 * epoch / epochs) if (epochs - epoch) % 2 == 0 else None,
+            "train_top1": reached,
+            metric: reached - 0.4 * math.exp(-4 * epoch / epochs) if (epochs - epoch) % 2 == 0 else None,
             "lr": 0.1,
             "seconds": 3.9,
             "clips_per_second": 125.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,15 +13,15 @@ from compression.cost import Cost
 from compression.spec import NetworkSpec
 from configs.loader import load_settings
 from configs.schema import RunSettings
-from orchestrator import session
 from orchestrator.observer import Observer, TrialRow
 from orchestrator.session import Session
 from orchestrator.state import State
 from orchestrator.store import Store
+from orchestrator.views import VIEWS
 from trainers.backbones import build
 from trainers.data.digits import DigitsSettings, make_moving_digits
-from trainers.data.manifest import Manifest
 from trainers.data.quarantine import Quarantine
+from trainers.files import read_json
 from trainers.package import Description, save_package
 from trainers.results import write_result
 from trainers.trial import Status, Trial, TrialResult
@@ -62,6 +62,7 @@ class Outcome:
     """What is to come out of a trial."""
 
     top1: float | None = 0.5
+    """Top-1; of a network that re-identifies also its mAP, so that it is what networks are compared by."""
     status: Status = "finished"
     seconds: float = 10.0
     reason: str | None = None
@@ -98,6 +99,7 @@ class ScriptedRunner:
             status=outcome.status,
             top1=outcome.top1,
             top5=outcome.top1,
+            map=outcome.top1 if trial.reid else None,
             seconds=outcome.seconds,
             epochs=trial.train.epochs if trial.train else 0,
             reason=outcome.reason,
@@ -110,10 +112,9 @@ class ScriptedRunner:
     def _store(self, trial: Trial, result: TrialResult) -> None:
         folder = self.store.trial_folder(trial.digest)
         if result.status == "finished":
-            classes = Manifest.load(self.store.manifest_file(trial.data)).classes
-            save_package(
-                folder, build(trial.network), Description(spec=trial.network, clips=trial.clips, classes=classes)
-            )
+            classes = tuple(read_json(self.store.manifest_file(trial.data))["classes"])
+            description = Description(spec=trial.network, classes=classes, clips=trial.clips, reid=trial.reid)
+            save_package(folder, build(trial.network), description)
         write_result(folder, trial, result, Quarantine(1, 0.0))
 
 
@@ -157,5 +158,6 @@ class ScriptedSession(Session):
 
     def _publish(self, status: str, reason: str | None = None) -> State:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "write_report", lambda *_: None)
+            view = replace(VIEWS[self.algorithm], write_report=lambda *_: self.run.path / "report.html")
+            patch.setitem(VIEWS, self.algorithm, view)
             return super()._publish(status, reason)

@@ -7,13 +7,29 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from orchestrator.report import count, duration, gmacs, headline, percent, points, share, standard_error
+from compression.spec import NetworkSpec
+from orchestrator.report import (
+    METRICS,
+    WORDS,
+    accuracy,
+    clip,
+    count,
+    data_sizes,
+    duration,
+    gmacs,
+    headline,
+    metric_of,
+    percent,
+    points,
+    share,
+    standard_error,
+)
 from orchestrator.report.card import model_card
 from orchestrator.report.figure import THEME, Curves, curves_figure, search_figure, to_svg
-from orchestrator.report.html import comparisons, render, write_report
-from tests.orchestrator.sample_state import empty_state, running_state, sample_curves, sample_state
+from orchestrator.report.html import comparisons, key_figures, noise, render, write_report
+from tests.orchestrator.sample_state import empty_state, reid_state, running_state, sample_curves, sample_state
 
-STATES = {"finished": sample_state, "running": running_state, "failed": empty_state}
+STATES = {"finished": sample_state, "running": running_state, "failed": empty_state, "reid": reid_state}
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -62,6 +78,8 @@ class Page(HTMLParser):
         (points(None, 0.96), "–"),
         (gmacs(36.6), "36.6"),
         (gmacs(0.0108), "0.0108"),
+        (gmacs(0.005), "0.00500"),
+        (gmacs(0.000985), "0.000985"),
         (gmacs(1234.5), "1,234"),
         (gmacs(None), "–"),
         (count(541_320), "541.3 k"),
@@ -97,6 +115,45 @@ def test_headline_compares_the_smallest_network_with_the_teacher(top1: float, co
     assert headline(state).endswith("with 14 % of its multiply-adds.")
 
 
+def test_headline_speaks_of_map_where_networks_re_identify() -> None:
+    assert headline(reid_state()) == (
+        "PAS-2 reaches 80.0 % mAP, 8.7 points below the teacher's 88.7 %, with 18 % of its multiply-adds."
+    )
+    trained = {**reid_state(), "algorithm": "train", "iterations": [], "family": []}
+    assert headline(trained) == "reid-teacher reaches 88.7 % mAP at 0.00553 GMACs."
+
+
+def test_a_state_without_a_metric_is_of_networks_that_classify() -> None:
+    state = sample_state()
+    assert "metric" not in state
+    assert "map" not in state["teacher"]
+    assert (metric_of(state), accuracy(state["teacher"], "map")) == ("top1", None)
+
+
+def test_every_metric_has_its_words() -> None:
+    assert WORDS.keys() == METRICS.keys()
+    for metric, spoken in WORDS.items():
+        assert spoken.accuracies[spoken.metric] == metric
+
+
+@pytest.mark.parametrize(
+    ("row", "written"),
+    [
+        ({"frames": 32, "side": 48}, "32 × 48"),  # as before there were heights
+        ({"frames": 32, "side": 48, "height": 48, "width": 48}, "32 × 48"),
+        ({"frames": None, "side": 64, "height": 128, "width": 64}, "128 × 64"),
+        ({"frames": None, "side": None}, "–"),
+    ],
+)
+def test_input_is_written_as_what_it_is(row: dict[str, Any], written: str) -> None:
+    assert clip(row) == written
+
+
+def test_data_is_counted_by_what_it_is_for() -> None:
+    assert data_sizes(sample_state()["data"]) == "480 for training, 320 for validation"
+    assert data_sizes(reid_state()["data"]) == "912 for training, 128 queries, 748 in the gallery"
+
+
 def test_headline_without_result_says_why() -> None:
     assert headline(running_state()) == "No network has been chosen yet: iteration 1 is being trained."
     assert headline(empty_state()) == "The search failed before a network was chosen: the teacher diverged."
@@ -129,6 +186,52 @@ def test_page_tells_everything_about_a_finished_search() -> None:
         "One standard error of 87.5 % top-1 on 320 validation videos is 1.8 points.",
     ):
         assert expected in text
+
+
+def test_page_of_networks_that_re_identify_speaks_of_map_and_images() -> None:
+    state = reid_state()
+    page = Page(render(state, sample_curves(state)))
+    text = " ".join(page.text.split())
+    for expected in (
+        "mAP at 0.000985 GMACs per image",
+        "46 × 23",
+        "highest mAP (Eq. 6.3)",
+        "most cost saved per point of mAP lost (Eq. 6.1)",
+        "mAP is a mean over 128 queries",
+        "control's mAP",
+        "PAS-10.0028687.3 %70.1 %+17.2",  # its row
+        "912 for training, 128 queries, 748 in the gallery",
+        "identities48",  # the heading and its number are two elements
+        "mAP (%)",
+        "mAP of the evaluation between epochs",
+    ):
+        assert expected in text
+    assert not {"top-1", "Top-1", "clip", "clips", "video", "videos", "classes"} & set(re.findall(r"[\w-]+", text))
+
+
+def test_table_has_the_numbers_under_their_headings() -> None:
+    text = render(reid_state(), {})
+    family = text[text.index('<table class="family">') :]
+    headings = re.findall(r"<th[^>]*>([^<]*)</th>", family[: family.index("</thead>")])
+    teacher = re.findall(r"<td[^>]*>([^<]*)</td>", family[: family.index("</tr>", family.index("<tbody>"))])
+    row = dict(zip(headings, teacher, strict=True))
+    assert (row["mAP"], row["rank-1"], row["rank-5"]) == ("88.7 %", "94.4 %", "98.6 %")
+    assert text.count('<td class="n">−8.7</td>') == 2, "points of mAP, in the family and in its iteration"
+
+
+def test_key_figures_are_of_the_metric() -> None:
+    assert key_figures(reid_state())[:2] == [
+        ("Teacher", "88.7 %", "mAP at 0.00553 GMACs per image"),
+        ("PAS-2", "80.0 %", "mAP at 0.000985 GMACs per image"),
+    ]
+
+
+def test_no_standard_error_is_claimed_of_map() -> None:
+    assert "standard error of" in noise(sample_state())
+    assert "no simple standard error" in noise(reid_state())
+    state = reid_state()
+    state["family"], state["teacher"]["map"] = [], None
+    assert noise(state) == ""
 
 
 def test_page_marks_exactly_the_winners() -> None:
@@ -202,14 +305,15 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_search_picture_has_every_measured_network_at_its_place() -> None:
-    state = sample_state()
+@pytest.mark.parametrize(("name", "metric"), [("finished", "top1"), ("reid", "map")])
+def test_search_picture_has_every_measured_network_at_its_place(name: str, metric: str) -> None:
+    state = STATES[name]()
     axes = search_figure(state).axes[0]
     drawn = {(x, y) for line in axes.lines for x, y in np.asarray(line.get_xydata()).tolist()}
-    expected = {(state["teacher"]["gmacs"], 100 * state["teacher"]["top1"])}
+    expected = {(state["teacher"]["gmacs"], 100 * state["teacher"][metric])}
     for iteration in state["iterations"]:
-        rows = [*iteration["hypotheses"], iteration["control"]]
-        expected |= {(row["gmacs"], 100 * row["top1"]) for row in rows if row["top1"] is not None}
+        rows = [*iteration["hypotheses"], *([iteration["control"]] if iteration["control"] else [])]
+        expected |= {(row["gmacs"], 100 * row[metric]) for row in rows if row[metric] is not None}
     assert drawn == expected
     left, right = axes.get_xlim()
     assert left > right, "cost falls to the right"
@@ -218,6 +322,26 @@ def test_search_picture_has_every_measured_network_at_its_place() -> None:
 def test_search_picture_does_not_blow_up_noise() -> None:
     low, high = search_figure(running_state()).axes[0].get_ylim()
     assert high - low == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("state", "item", "label"), [(sample_state(), "clip", "top-1"), (reid_state(), "image", "mAP")]
+)
+def test_pictures_name_what_they_show(state: dict[str, Any], item: str, label: str) -> None:
+    axes = search_figure(state).axes[0]
+    assert axes.get_xlabel().startswith(f"GMACs per {item} ")
+    assert axes.get_ylabel() == f"{label} (%)"
+    labels = [panel.get_ylabel() for panel in curves_figure(state, sample_curves(state)).axes]
+    assert [text for text in labels if text] == ["loss", f"{label} (%)"]
+
+
+def test_costs_on_the_axis_have_no_exponent() -> None:
+    state = reid_state()
+    for row in (state["teacher"], *state["family"], *(h for i in state["iterations"] for h in i["hypotheses"])):
+        row["gmacs"] /= 50
+    axes = search_figure(state).axes[0]
+    write = axes.xaxis.get_major_formatter()
+    assert [write(value) for value in (0.00002, 0.0005, 0.02, 1.0, 50.0)] == ["0.00002", "0.0005", "0.02", "1", "50"]
 
 
 @pytest.mark.parametrize(("narrow", "shape"), [(False, (2, 4)), (True, (4, 2))])
@@ -235,6 +359,17 @@ def test_epochs_without_evaluation_leave_no_hole_in_the_curve() -> None:
     loss, top1 = (axes.lines[0] for axes in curves_figure(state, curves).axes)
     assert np.asarray(loss.get_xdata()).tolist() == list(range(1, 15))
     assert np.asarray(top1.get_xdata()).tolist() == [2, 4, 6, 8, 10, 12, 14]
+
+
+def test_curves_of_map_are_drawn_from_the_epochs_that_have_it() -> None:
+    """Epochs without evaluation may say nothing of mAP at all; rank 1, which they may also have, is not drawn."""
+    state = reid_state()
+    rows: list[dict[str, Any]] = [
+        {"epoch": 1, "loss": 1.0, "top1": None},
+        {"epoch": 2, "loss": 0.5, "top1": 0.9, "map": 0.75},
+    ]
+    _, right = (axes.lines[0] for axes in curves_figure(state, {state["teacher"]["trial"]: rows}).axes)
+    assert np.asarray(right.get_xydata()).tolist() == [[2, 75]]
 
 
 def test_card_says_what_it_is_what_it_costs_and_how_it_is_used() -> None:
@@ -256,3 +391,36 @@ def test_card_says_what_it_is_what_it_costs_and_how_it_is_used() -> None:
         '"temperature": 5.0',
     ):
         assert expected in card
+
+
+REID = NetworkSpec(backbone="reid", classes=48, clip_frames=1, side=32, blocks=(2, 2, 2, 2), width=0.125, aspect=2.0)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_card_of_a_network_that_re_identifies(flip: bool) -> None:
+    """ResNet-18 at an eighth of its width ends in 512 / 8 channels."""
+    state = reid_state()
+    trial = {"network": REID.to_dict(), "clips": None, "reid": {"flip": flip}, "train": {"lr": 0.01}}
+    record = {"trial": {**trial, "distillation": None, "start": None}, "versions": {}}
+    card = model_card(state["family"][1], state, record)
+    for expected in (
+        "A network that re-identifies (it embeds an image in 64 numbers), made from a larger teacher",
+        "| mAP | 80.0 % | 88.7 % |",
+        "| rank-1 | 90.0 % | 94.4 % |",
+        "| GMACs per image | 0.000985 | 0.00553 |",
+        "| height × width | 64 × 32 | 64 × 32 |",
+        "−8.7 points of mAP against the teacher",
+        "128 queries in a gallery of 748 images",
+        "normalize(network(images))  # [image, 3, 64, 32] -> [image, 64]",
+        "912 training images",
+    ):
+        assert expected in card
+    assert ("mirror" in card) == flip
+    assert "standard error" not in card
+
+
+def test_card_of_the_teacher_claims_no_reduction() -> None:
+    state = sample_state()
+    trial: dict[str, Any] = {"clips": {}, "train": None, "distillation": None, "start": None}
+    card = model_card({**state["teacher"], "sequence": ""}, state, {"trial": trial, "versions": {}})
+    assert "A video classifier for 8 classes, the teacher of its run." in card

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from orchestrator.selection import Candidate, Selection, SelectionError, select
 
 AXES = "stfcl"
-TEACHER = {"teacher_macs": 1000, "teacher_top1": 0.75}
+TEACHER = {"teacher_macs": 1000, "teacher_accuracy": 0.75}
 
 
 def choose(*candidates: Candidate, parent_macs: int = 1000, tolerance: float = 0.15, **changes: Any) -> Selection:
-    """`select` with a teacher of 1000 multiply-adds and 0.75 top-1."""
+    """`select` with a teacher of 1000 multiply-adds and an accuracy of 0.75."""
     known = {**TEACHER, "axis_order": AXES, **changes}
     return select(candidates, parent_macs=parent_macs, tolerance=tolerance, **known)
 
@@ -32,13 +32,13 @@ def ratios_are_alike(candidates: list[Candidate], parent_macs: int, tolerance: F
     return all(middle * (1 - tolerance) <= ratio <= middle * (1 + tolerance) for ratio in ratios)
 
 
-def beats_on_quality(one: Candidate, other: Candidate, *, alike: bool, macs: int, top1: float) -> bool | None:
+def beats_on_quality(one: Candidate, other: Candidate, *, alike: bool, macs: int, accuracy: float) -> bool | None:
     """Whether `one` is better by the equation alone; None where the equation can't tell them apart."""
-    assert one.top1 is not None
-    assert other.top1 is not None
-    lost, other_lost = Fraction(top1) - Fraction(one.top1), Fraction(top1) - Fraction(other.top1)
+    assert one.accuracy is not None
+    assert other.accuracy is not None
+    lost, other_lost = Fraction(accuracy) - Fraction(one.accuracy), Fraction(accuracy) - Fraction(other.accuracy)
     if alike or (lost <= 0 and other_lost <= 0):
-        left, right = Fraction(one.top1), Fraction(other.top1)
+        left, right = Fraction(one.accuracy), Fraction(other.accuracy)
     elif lost > 0 and other_lost > 0:  # (C(B) - C) / lost, both sides multiplied by both losses
         left, right = (macs - one.macs) * other_lost, (macs - other.macs) * lost
     else:
@@ -50,7 +50,7 @@ def beats(one: Candidate, other: Candidate, **context: Any) -> bool:
     by_quality = beats_on_quality(one, other, **context)
     if by_quality is not None:
         return by_quality
-    for better, worse in ((one.top1, other.top1), (one.top5, other.top5), (other.macs, one.macs)):
+    for better, worse in ((one.accuracy, other.accuracy), (one.top5, other.top5), (other.macs, one.macs)):
         if better != worse:
             return better > worse  # type: ignore[operator]
     return AXES.index(one.axis) < AXES.index(other.axis)
@@ -64,15 +64,15 @@ def iterations(draw: st.DrawFn) -> list[Candidate]:
     accuracy = st.integers(40, 52).map(lambda n: n / 64)
     hypotheses = []
     for axis in axes:
-        top1 = draw(st.none() | accuracy)
-        top5 = None if top1 is None else draw(st.sampled_from([0.875, 0.9375]))
-        hypotheses.append(Candidate(axis, draw(macs), top1, top5))
+        drawn = draw(st.none() | accuracy)
+        top5 = None if drawn is None else draw(st.sampled_from([0.875, 0.9375]))
+        hypotheses.append(Candidate(axis, draw(macs), drawn, top5))
     return hypotheses
 
 
 @given(iterations())
 def test_the_winner_beats_every_other_one(candidates: list[Candidate]) -> None:
-    usable = [c for c in candidates if c.top1 is not None]
+    usable = [c for c in candidates if c.accuracy is not None]
     if not usable:
         with pytest.raises(SelectionError):
             choose(*candidates)
@@ -82,12 +82,12 @@ def test_the_winner_beats_every_other_one(candidates: list[Candidate]) -> None:
     assert selection.rule == ("max_accuracy" if alike else "ratio")
     for other in usable:
         if other != selection.winner:
-            assert beats(selection.winner, other, alike=alike, macs=1000, top1=0.75)
+            assert beats(selection.winner, other, alike=alike, macs=1000, accuracy=0.75)
 
 
 @given(iterations())
 def test_the_order_in_which_results_arrive_does_not_matter(candidates: list[Candidate]) -> None:
-    if any(c.top1 is not None for c in candidates):
+    if any(c.accuracy is not None for c in candidates):
         forwards, backwards = choose(*candidates), choose(*reversed(candidates))
         assert (forwards.winner, forwards.rule) == (backwards.winner, backwards.rule)
 
@@ -98,13 +98,13 @@ S = Candidate("s", 500, 0.70, 0.90)
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        (dataclasses.replace(S, axis="l", top1=0.71, top5=0.80, macs=520), S),
+        (dataclasses.replace(S, axis="l", accuracy=0.71, top5=0.80, macs=520), S),
         (dataclasses.replace(S, axis="l", top5=0.91, macs=520), S),
         (dataclasses.replace(S, axis="l", macs=499), S),
         (S, dataclasses.replace(S, axis="t")),
         (dataclasses.replace(S, axis="c"), dataclasses.replace(S, axis="l")),
     ],
-    ids=["top-1", "then top-5", "then cost", "then axis order s before t", "then axis order c before l"],
+    ids=["accuracy", "then top-5", "then cost", "then axis order s before t", "then axis order c before l"],
 )
 def test_ties_under_eq_6_3(better: Candidate, worse: Candidate) -> None:
     for pair in itertools.permutations((better, worse)):
@@ -119,10 +119,10 @@ def test_eq_6_1_prefers_more_saved_per_point_lost() -> None:
     assert choose(half, little, tolerance=0.5).winner == little  # Eq. 6.3 would take the accurate one
 
 
-@pytest.mark.parametrize("top1", [0.75, 0.76])
-def test_eq_6_1_ranks_a_hypothesis_that_loses_nothing_first(top1: float) -> None:
+@pytest.mark.parametrize("accuracy", [0.75, 0.76])
+def test_eq_6_1_ranks_a_hypothesis_that_loses_nothing_first(accuracy: float) -> None:
     """A literal reading would divide by zero, or give the better network a negative quality."""
-    costly, frugal = Candidate("l", 900, top1, 0.9), Candidate("s", 100, 0.7499, 0.99)
+    costly, frugal = Candidate("l", 900, accuracy, 0.9), Candidate("s", 100, 0.7499, 0.99)
     assert choose(costly, frugal).winner == costly
 
 
@@ -132,7 +132,7 @@ def test_eq_6_1_takes_the_more_accurate_of_two_that_beat_the_teacher() -> None:
 
 
 def test_eq_6_1_breaks_ties_like_eq_6_3() -> None:
-    """Equal quotients, 500 / 0.25 = 250 / 0.125: top-1 first. Equal in all but top-5: top-5."""
+    """Equal quotients, 500 / 0.25 = 250 / 0.125: accuracy first. Equal in all but top-5: top-5."""
     half, quarter = Candidate("s", 500, 0.5, 0.9), Candidate("l", 750, 0.625, 0.8)
     assert choose(half, quarter).winner == quarter
     twin = dataclasses.replace(half, axis="f", top5=0.95)
@@ -194,4 +194,4 @@ def test_why_eq_6_1(macs: int, why: str) -> None:
 def test_eq_6_3_on_every_iteration_that_the_source_lists(percentages: tuple[float, ...], winner: str) -> None:
     """Table 6.9, R(2+1)D-18 on UCF101: the largest number of each row, every operator taken to halve the cost."""
     row = [Candidate(axis, 500, top1 / 100, 0.9) for axis, top1 in zip(AXES, percentages, strict=True)]
-    assert choose(*row, teacher_top1=0.623).winner.axis == winner
+    assert choose(*row, teacher_accuracy=0.623).winner.axis == winner

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.observer import Observer, TrialRow
 from orchestrator.terminal import LiveTable, PlainLines, choose_observer, print_family, print_runs, print_state
-from tests.orchestrator.sample_state import empty_state, running_state, sample_state
+from tests.orchestrator.sample_state import empty_state, reid_state, running_state, sample_state
 from trainers.trial import TrialResult
 
 STAGE = "PAS iteration 2 of 3"
@@ -73,6 +74,33 @@ def test_table_shows_how_far_each_trial_is(console: Console, clock: Clock) -> No
         *("slowfast-pas2-side", "2/5", "1.250", "50.0", "%", "0.00570", "running", "15", "s"),
     ]
     assert row(shown(table), "slowfast-pas2-rate")[1:] == ["0/5", "–", "–", "0.00570", "waiting", "–"]
+
+
+def test_table_of_networks_that_re_identify_shows_map(console: Console, clock: Clock) -> None:
+    """Epochs without evaluation have no mAP, or none; both leave the last one as it is."""
+    table = LiveTable(console, clock)
+    table.stage_started(STAGE, [replace(trial, metric="map") for trial in ROWS])
+    table.epoch_finished("side", {**epoch(1, top1=0.9), "map": 0.5})
+    table.epoch_finished("side", {**epoch(2, top1=0.9), "map": None})
+    table.epoch_finished("side", epoch(3, top1=0.9))
+    table.epoch_finished("rate", epoch(1, top1=0.9))
+    table.trial_finished(replace(BROKEN, status="finished", top1=0.9, map=0.25, reason=None))
+    text = shown(table)
+    assert "mAP" in text
+    assert "top-1" not in text
+    assert row(text, "slowfast-pas2-side")[3] == "50.0"
+    assert row(text, "slowfast-pas2-rate")[3] == "–"
+    assert row(text, "slowfast-pas2-channels")[3] == "25.0"
+
+
+def test_lines_of_networks_that_re_identify_say_map(console: Console, clock: Clock) -> None:
+    lines = PlainLines(console, clock)
+    lines.stage_started(STAGE, [replace(trial, metric="map") for trial in ROWS])
+    lines.trial_finished(replace(DONE, map=0.8123))
+    lines.trial_finished(BROKEN)
+    one, other = written(console).splitlines()[1:]
+    assert "slowfast-pas2-side map=0.8123 epochs=5" in one
+    assert "slowfast-pas2-channels map=- epochs=2" in other
 
 
 def test_title_extrapolates_the_pace_of_all_trials_together(console: Console, clock: Clock) -> None:
@@ -195,6 +223,42 @@ def test_runs_are_one_line_each_and_never_cut(console: Console) -> None:
     finished, running = [line for line in written(console).splitlines() if "slowfast-pas-1a2b3c4d" in line]
     assert finished.split()[1:6] == ["finished", "3", "PAS-3", "14", "%"]
     assert running.split()[1:4] == ["running", "0", "–"]
+
+
+def test_state_of_networks_that_re_identify_shows_map(console: Console) -> None:
+    print_state(console, reid_state())
+    text = written(console)
+    assert row(text, "✓  reid-pas1-channels")[2:] == [
+        *("64", "×", "32", "0.00286", "357.3", "k", "87.3", "%", "finished"),
+    ]
+    assert row(text, "PAS-2    ")[-3:] == ["80.0", "%", "−8.7"]
+    assert "mAP" in text
+    assert "top-1" not in text
+
+
+def test_a_sweep_is_listed_with_its_cheapest_cell(console: Console) -> None:
+    """Neither a control nor a cell that failed, however cheap, is what the sweep found."""
+    state = reid_state()
+    cell = {**state["teacher"], "status": "finished", "control": None}
+    cells = [
+        {**cell, "name": "reid-l1-0.9", "gmacs": 0.001, "control": "random"},
+        {**cell, "name": "reid-l1-0.8", "gmacs": 0.002, "status": "failed"},
+        {**cell, "name": "reid-l1-0.5", "gmacs": 0.003, "map": 0.8},
+        {**cell, "name": "reid-l1-0.3", "gmacs": 0.004},
+    ]
+    sweep = {key: value for key, value in state.items() if key not in ("iterations", "family")}
+    print_runs(console, [{**sweep, "run": "reid-sweep", "cells": cells}, {**sweep, "run": "reid-layers"}])
+    assert "mAP" in written(console)
+    assert row(written(console), "reid-sweep")[1:8] == ["finished", "–", "reid-l1-0.5", "54", "%", "80.0", "%"]
+    assert row(written(console), "reid-layers")[1:4] == ["finished", "–", "–"]
+
+
+def test_runs_of_both_kinds_say_which_accuracy_is_map(console: Console) -> None:
+    print_runs(console, [sample_state(), reid_state()])
+    text = written(console)
+    assert "accuracy" in text
+    assert row(text, "slowfast-pas-1a2b3c4d")[6:9] == ["87.5", "%", "−8.8"]
+    assert row(text, "reid-pas-5e6f7a8b")[6:10] == ["80.0", "%", "mAP", "−8.7"]
 
 
 def test_no_runs_is_said_in_words(console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The backbones against their tables, torchvision's network, and the promises of `VideoNetwork`."""
+"""The backbones against their tables, torchvision's network, and the promises of `Network` and `VideoNetwork`."""
 
 import dataclasses
 import math
@@ -11,20 +11,36 @@ from torchvision.models.video import r2plus1d_18
 from compression.reduction import AXES, ReductionError, reduce
 from compression.spec import Factors, NetworkSpec
 from configs.schema import NetworkSettings
-from trainers.backbones import BACKBONES, FeatureStage, VideoNetwork, build, describe, input_contract, preset
+from trainers.backbones import (
+    BACKBONES,
+    FeatureStage,
+    InputContract,
+    Network,
+    VideoNetwork,
+    build,
+    describe,
+    input_contract,
+    preset,
+)
 
 FULL = {name: row.presets["full"] for name, row in BACKBONES.items()}
 TINY = {name: row.presets["tiny"].replace(classes=5) for name, row in BACKBONES.items()}
 
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+every_video_backbone = pytest.mark.parametrize("backbone", [name for name, spec in FULL.items() if not spec.aspect])
+every_axis_of_each = pytest.mark.parametrize(
+    ("backbone", "axis"),
+    [(name, axis) for name, spec in FULL.items() for axis in AXES if not spec.aspect or axis in "scl"],
+)
+"""Images have no frames to drop."""
 
 
 def clips(spec: NetworkSpec, number: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, 3, spec.frames, spec.input_side, spec.input_side, generator=generator)
+    """Clips, or images, of noise."""
+    return torch.randn(number, *spec.input_shape, generator=torch.Generator().manual_seed(0))
 
 
-def on_meta(spec: NetworkSpec) -> VideoNetwork:
+def on_meta(spec: NetworkSpec) -> Network:
     with torch.device("meta"):
         return build(spec).eval()
 
@@ -89,9 +105,10 @@ def test_slowfast_temporal_kernels_are_those_of_the_table() -> None:
     assert {tuple(v.shape[2:]) for k, v in state.items() if k.endswith(".b.conv.weight")} == {(1, 3, 3)}
 
 
-@every_backbone
+@every_video_backbone
 def test_logits_are_the_head_of_the_features(backbone: str) -> None:
     network = build(TINY[backbone]).eval()
+    assert isinstance(network, VideoNetwork)
     x = clips(TINY[backbone], 2)
     features = network.features(x)
     assert tuple(features) == network.stages
@@ -102,6 +119,7 @@ def test_logits_are_the_head_of_the_features(backbone: str) -> None:
 
 def test_the_classifier_sees_the_slow_path_first() -> None:
     network = build(TINY["slowfast"]).eval()
+    assert isinstance(network, VideoNetwork)
     features = network.features(clips(TINY["slowfast"]))
     pooled = torch.cat([features[name].mean((2, 3, 4)) for name in ("res5.slow", "res5.fast")], 1)
     torch.testing.assert_close(network.head(features), network.fc(pooled))
@@ -130,7 +148,7 @@ def test_every_weight_takes_part(backbone: str) -> None:
     torch.manual_seed(0)
     network = build(TINY[backbone])
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.ones_(module.weight)  # residual blocks start as identities, which keeps gradients out of them
     loss = nn.functional.cross_entropy(network(clips(TINY[backbone], 4)), torch.arange(4))
     names, parameters = zip(*network.named_parameters(), strict=True)
@@ -138,8 +156,7 @@ def test_every_weight_takes_part(backbone: str) -> None:
     assert [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()] == []
 
 
-@every_backbone
-@pytest.mark.parametrize("axis", AXES)
+@every_axis_of_each
 def test_every_reduction_runs_down_to_the_end_of_its_axis(backbone: str, axis: str) -> None:
     spec = TINY[backbone]
     for _ in range(6):
@@ -147,13 +164,13 @@ def test_every_reduction_runs_down_to_the_end_of_its_axis(backbone: str, axis: s
             spec = reduce(spec, axis)
         except ReductionError:
             break
-        logits = on_meta(spec)(clips(spec).to("meta"))
-        assert logits.shape == (1, 5)
+        network = on_meta(spec)
+        outputs = 5 if isinstance(network, VideoNetwork) else describe(spec)[-1].channels
+        assert network(clips(spec).to("meta")).shape == (1, outputs)
     assert build(spec).eval()(clips(spec)).isfinite().all()
 
 
-@every_backbone
-@pytest.mark.parametrize("axis", AXES)
+@every_axis_of_each
 def test_weights_keep_their_shapes_where_the_axis_says_so(backbone: str, axis: str) -> None:
     def shapes(spec: NetworkSpec) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in on_meta(spec).state_dict().items()}
@@ -188,7 +205,7 @@ def test_tiny_has_the_full_network_s_stages_and_some_blocks_to_drop(backbone: st
     assert min(TINY[backbone].blocks) >= 2
 
 
-@every_backbone
+@every_video_backbone
 def test_described_strides_give_the_sizes_of_the_maps(backbone: str) -> None:
     """Also for sizes that are no multiples: 46 pixels, 13 frames."""
     spec = TINY[backbone].replace(clip_frames=13, side=46)
@@ -211,6 +228,7 @@ def test_described_stages_by_hand() -> None:
 
 def test_input_contract_of_a_reduced_network() -> None:
     contract = input_contract(FULL["slowfast"].replace(factors=Factors(s=1.4, t=2.0, f=2.0)))
+    assert isinstance(contract, InputContract)
     assert (contract.fps, contract.frames, contract.side) == (30, 16, 183)
     assert contract.frame_indices == tuple(range(0, 32, 2))
     assert contract.mean == (0.45, 0.45, 0.45)
@@ -231,7 +249,7 @@ def test_presets_take_the_given_fields_only(backbone: str, size: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "c3d"}, "backbone is 'c3d', but must be one of slowfast, r2plus1d"),
+        ({"backbone": "c3d"}, "backbone is 'c3d', but must be one of slowfast, r2plus1d, reid"),
         ({"blocks": (2, 2, 2)}, "slowfast has 4 stages"),
         ({"options": {}}, "slowfast needs"),
         ({"options": {"slow_stride": 4.0, "fast_stride": 1.0, "fast_width": 0.5, "alpha": 8.0}}, "alpha"),

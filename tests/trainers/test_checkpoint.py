@@ -16,8 +16,8 @@ from trainers.checkpoint import (
     OPTIMISER,
     WEIGHTS,
     Progress,
-    load_checkpoint,
     load_weights_file,
+    newest_checkpoint,
     save_checkpoint,
 )
 from trainers.files import sha256_of
@@ -45,7 +45,10 @@ def write(folder: Path, *epochs: int) -> dict[int, Path]:
 def assert_restores(folder: Path, epoch: int) -> None:
     """The newest whole checkpoint is the one that `write` made of this epoch."""
     module, optimizer = make(99)
-    assert load_checkpoint(folder, module, optimizer) == progress(epoch)
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None
+    assert checkpoint.progress == progress(epoch)
+    checkpoint.restore(module, optimizer)
     wanted_module, wanted_optimizer = make(epoch)
     torch.testing.assert_close(module.state_dict(), wanted_module.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(optimizer.state_dict(), wanted_optimizer.state_dict(), rtol=0, atol=0)
@@ -61,13 +64,15 @@ def test_restored_tensors_keep_the_module_s_memory_order(tmp_path: Path) -> None
     write(tmp_path, 1)
     module, optimizer = make(99)
     strides = [p.stride() for p in module.parameters()]
-    load_checkpoint(tmp_path, module, optimizer)
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    checkpoint.restore(module, optimizer)
     assert [p.stride() for p in module.parameters()] == strides
     assert [optimizer.state[p]["momentum_buffer"].stride() for p in module.parameters()] == strides
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path / "checkpoints", *make(0)) is None
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from compression.reduction import AXES, reduce
 from compression.spec import NetworkSpec
 from configs.schema import DistillationSettings
 from tests.trainers import tiny
-from trainers.backbones import BACKBONES, VideoNetwork, build
+from trainers.backbones import BACKBONES, Network, build
 from trainers.distiller import Distiller, set_teacher_mode, stage_channels
 
 Mode = Literal["train", "eval"]
@@ -22,7 +22,7 @@ every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 every_feature_loss = pytest.mark.parametrize("features", ["l2", "margin_relu"])
 
 
-def with_dropout(backbone: str) -> VideoNetwork:
+def with_dropout(backbone: str) -> Network:
     return tiny.random_network(tiny.SPECS[backbone].replace(dropout=0.5))
 
 
@@ -143,9 +143,7 @@ def test_every_axis_learns_from_feature_maps(backbone: str, axis: str, features:
     assert 0 < loss().item() < before.item()
 
 
-def set_up(
-    wide: NetworkSpec, narrow: NetworkSpec, features: Features
-) -> tuple[Distiller, VideoNetwork, list[torch.Tensor]]:
+def set_up(wide: NetworkSpec, narrow: NetworkSpec, features: Features) -> tuple[Distiller, Network, list[torch.Tensor]]:
     teacher = tiny.random_network(wide)
     student = build(narrow).train()
     settings = DistillationSettings(features=features)

@@ -167,6 +167,7 @@ def test_the_accuracy_is_that_of_the_saved_network(outcome: Outcome, manifest: M
     saved = load_file(folder / WEIGHTS_FILE)
     trained = outcome.tensors("trained")[0]
     torch.testing.assert_close(saved, {name: trained[f"student.{name}"] for name in saved}, rtol=0, atol=0)
+    assert outcome.trial.clips is not None
     accuracy = accuracy_of(*video_probabilities(network, manifest, outcome.trial.clips))
     assert accuracy.top1 == outcome.results("trained")[0]["top1"]
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]

@@ -30,6 +30,7 @@ from trainers.loop import Training, _Sums, run_trial
 from trainers.package import WEIGHTS_FILE
 from trainers.results import METRICS_FILE, RESULT_FILE, read_metrics, read_result, write_result
 from trainers.site import Site
+from trainers.tasks import classification
 from trainers.trial import Trial, TrialResult
 
 
@@ -121,10 +122,10 @@ def test_the_loss_is_the_sum_of_its_terms(manifest: Manifest, teacher: str, site
 def test_the_connectors_learn_with_the_student(manifest: Manifest, teacher: str, site: Site) -> None:
     trial = tiny.make_distilled(manifest, teacher, distillation=DistillationSettings(features="l2"))
     training = Training(trial, site, World())
-    assert training.distiller is not None
-    before = copy.deepcopy(training.distiller.state_dict())
+    connectors = training.task.learnt["distiller"]
+    before = copy.deepcopy(connectors.state_dict())
     next(training.epochs())
-    assert not any(torch.equal(tensor, before[name]) for name, tensor in training.distiller.state_dict().items())
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in connectors.state_dict().items())
 
 
 def assert_no_such_number(folder: Path) -> None:
@@ -210,7 +211,7 @@ def test_hypotheses_of_all_axes_see_the_same_clips(
             views.append(batch.views[1])
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", recorded)
+    monkeypatch.setattr(classification, "train_batches", recorded)
     deep = tiny.DEEP["r2plus1d"]
     seen = []
     for axis in AXES:
@@ -310,11 +311,11 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(manifest: Manifest, s
         training = Training(tiny.make_trial(manifest, train=recipe), site, World())
         training.model.eval()
         sums = _Sums({}, torch.zeros(()), torch.zeros(()))
-        step = [batch for batch in training._batches(recipe, 0, sums) if batch.step == 0]
+        step = [batch for batch in training._batches(0, sums) if batch.step == 0 and isinstance(batch, Batch)]
         assert len(step) == math.ceil(8 / (micro_batch or 8))
         assert sum(batch.share for batch in step) == pytest.approx(1)
         assert max(len(batch.labels) for batch in step) - min(len(batch.labels) for batch in step) <= 1
-        training._step(recipe, step, 0.1, sums)
+        training._step(step, 0.1, 0.0, sums)
         assert sums.clips == 8
         gradients.append([parameter.grad for parameter in training.student.parameters()])
         gradients[-1] += [parameter.detach().clone() for parameter in training.student.parameters()]

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from compression.reduction import reduce
+from compression.spec import NetworkSpec
 from configs.errors import UserError
+from configs.schema import ReidSettings
 from tests.trainers import tiny
 from trainers.backbones import BACKBONES
 from trainers.package import (
@@ -24,10 +27,16 @@ from trainers.package import (
 
 
 def save(folder: Path, backbone: str = "r2plus1d") -> Path:
-    network = tiny.random_network(reduce(tiny.SPECS[backbone], "c"))
-    network.to(memory_format=torch.channels_last_3d)  # as in training
-    save_package(folder, network, Description(spec=network.spec, clips=tiny.CLIPS, classes=tiny.CLASSES))
+    network = tiny.random_network(reduce(tiny.ALL_SPECS[backbone], "c"))
+    images = network.spec.aspect is not None
+    network.to(memory_format=torch.channels_last if images else torch.channels_last_3d)  # as in training
+    save_package(folder, network, describe(network.spec))
     return folder
+
+
+def describe(spec: NetworkSpec) -> Description:
+    given: dict[str, Any] = {"clips": tiny.CLIPS} if spec.aspect is None else {"reid": ReidSettings(margin=0.5)}
+    return Description(spec=spec, classes=tiny.CLASSES, **given)
 
 
 @pytest.fixture
@@ -38,13 +47,13 @@ def package(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_network_that_is_read_computes_what_the_saved_one_did(tmp_path: Path, backbone: str) -> None:
     save(tmp_path, backbone)
-    saved = tiny.random_network(reduce(tiny.SPECS[backbone], "c")).eval()
+    saved = tiny.random_network(reduce(tiny.ALL_SPECS[backbone], "c")).eval()
     network, description = load_package(tmp_path)
     clips = tiny.random_clips(saved.spec)
     torch.testing.assert_close(network.state_dict(), saved.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(network(clips), saved(clips))
     assert not network.training
-    assert description == Description(spec=saved.spec, clips=tiny.CLIPS, classes=tiny.CLASSES)
+    assert description == describe(saved.spec)
 
 
 def test_no_file_needs_pickle(package: Path) -> None:
@@ -58,6 +67,12 @@ def test_the_input_is_written_out_for_others(package: Path) -> None:
     contract = json.loads((package / NETWORK_FILE).read_text())["input"]
     assert (contract["frames"], contract["side"], contract["raw_frame_indices"]) == (8, 16, list(range(8)))
     assert contract["mean"] == list(BACKBONES["r2plus1d"].mean)
+
+
+def test_the_input_of_images_is_written_out_too(tmp_path: Path) -> None:
+    contract = json.loads((save(tmp_path, "reid") / NETWORK_FILE).read_text())["input"]
+    assert (contract["height"], contract["width"]) == (32, 16)
+    assert contract["layout"] == "image, channel (RGB), height, width"
 
 
 def test_a_network_is_built_without_random_weights(package: Path) -> None:
@@ -91,7 +106,7 @@ def reshape(package: Path) -> None:
         (lambda package: (package / NETWORK_FILE).write_text("{"), "is no model folder"),
         (rewrite(lambda d: d["spec"].update(backbone="x3d")), "backbone is 'x3d', but this version knows slowfast, r2"),
         (rewrite(lambda d: d["spec"].update(schema=99)), "schema is 99, but this version reads 1"),
-        (rewrite(lambda d: d.pop("clips")), r"network\.json describes no network .* 'clips'"),
+        (rewrite(lambda d: d.pop("clips")), r"network\.json describes no network .* neither clips nor reid"),
         (rewrite(lambda d: d["spec"].update(width=1.0)), "weights don't fit a r2plus1d of this spec"),
         (lambda package: (package / WEIGHTS_FILE).unlink(), r"model\.safetensors is missing: copy it beside"),
         (lambda package: (package / WEIGHTS_FILE).write_bytes(b"GIF89a"), r"is no safetensors file.*Export it again"),

@@ -8,7 +8,7 @@ import pytest
 
 from compression.reduction import reduce
 from compression.spec import NetworkSpec
-from configs.schema import ClipSettings, DistillationSettings, TrainSettings
+from configs.schema import ClipSettings, DistillationSettings, Pruning, ReidSettings, TrainSettings
 from trainers import trial as trial_module
 from trainers.trial import Trial
 
@@ -34,8 +34,10 @@ OTHER: dict[str, Any] = {
     "distillation": DistillationSettings(temperature=4.0),
     "start": None,
     "weights_sha256": "2" * 64,
+    "pruning": Pruning(pruner="agp", sparsity=0.5),
 }
-"""Another value for every field but the name."""
+"""Another value for every field but the name, and but `reid`, which takes the place of `clips`."""
+REID = dataclasses.replace(TRIAL, clips=None, reid=ReidSettings())
 
 
 def test_the_digest_is_the_same_for_ever() -> None:
@@ -47,9 +49,31 @@ def test_the_name_is_not_part_of_the_digest() -> None:
     assert dataclasses.replace(TRIAL, name="other").digest == TRIAL.digest
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Trial) if f.name != "name"])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Trial) if f.name not in ("name", "reid")])
 def test_every_other_field_is(field: str) -> None:
     assert dataclasses.replace(TRIAL, **{field: OTHER[field]}).digest != TRIAL.digest
+
+
+def test_how_identities_are_learnt_is() -> None:
+    other = dataclasses.replace(REID, reid=ReidSettings(margin=0.5))
+    assert len({TRIAL.digest, REID.digest, other.digest}) == 3
+
+
+def test_what_trials_could_not_say_at_first_is_said_only_where_it_is_meant() -> None:
+    """Digests of trials that use none of it stay what they were."""
+    assert not {"reid", "pruning"} & TRIAL.identity().keys()
+    assert not {"aspect", "kept", "kept_at"} & TRIAL.network.to_dict().keys()
+
+
+@pytest.mark.parametrize("changes", [{"reid": ReidSettings()}, {"clips": None}])
+def test_a_trial_has_one_task(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give `clips` or `reid`"):
+        dataclasses.replace(TRIAL, **changes)
+
+
+def test_pruning_starts_from_something() -> None:
+    with pytest.raises(ValueError, match="give `start`"):
+        dataclasses.replace(TRIAL, start=None, pruning=OTHER["pruning"])
 
 
 def test_another_recipe_version_is_another_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +82,17 @@ def test_another_recipe_version_is_another_trial(monkeypatch: pytest.MonkeyPatch
     assert TRIAL.digest != digest
 
 
-@pytest.mark.parametrize("changes", [{}, {"train": None}, {"distillation": None, "teacher": None}, {"start": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train": None},
+        {"distillation": None, "teacher": None},
+        {"start": None},
+        {"pruning": OTHER["pruning"]},
+        {"clips": None, "reid": ReidSettings()},
+    ],
+)
 def test_a_trial_survives_json(changes: dict[str, Any]) -> None:
     trial = dataclasses.replace(TRIAL, **changes)
     again = Trial.from_dict(json.loads(json.dumps(trial.to_dict())))

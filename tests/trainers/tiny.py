@@ -27,11 +27,18 @@ SPECS = {
         classes=len(CLASSES), clip_frames=CLIP_FRAMES, side=SIDE, width=1 / 32, blocks=(1, 1, 1, 1)
     )
     for name, row in BACKBONES.items()
+    if row.task == "classification"
 }
-"""A few channels, a block per stage."""
+"""Networks for clips: a few channels, a block per stage."""
 SPEC = SPECS["r2plus1d"]
 DEEP = {name: spec.replace(blocks=(2, 2, 2, 2)) for name, spec in SPECS.items()}
 """Likewise, but with a layer to spare for axis l."""
+REID_SPEC = (
+    BACKBONES["reid"].presets["tiny"].replace(classes=len(CLASSES), side=SIDE, width=1 / 16, blocks=(1, 1, 1, 1))
+)
+"""A network for images, likewise."""
+ALL_SPECS = {**SPECS, "reid": REID_SPEC}
+"""One per backbone."""
 
 CLIPS = ClipSettings(per_video=2, test=2)
 TRAIN = TrainSettings(epochs=3, batch=6, lr=0.05, warmup_epochs=1, precision="fp32")
@@ -110,22 +117,25 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in TIMES} for row in read_metrics(folder)]
 
 
-def random_network(spec: NetworkSpec, seed: int = 0) -> VideoNetwork:
-    """A network as after a training: fresh ones have statistics and scales of 0 and 1, which hide much."""
+def random_network(spec: NetworkSpec, seed: int = 0) -> Any:
+    """A network as after a training: fresh ones have statistics and scales of 0 and 1, which hide much.
+
+    A `VideoNetwork` or, of a spec for images, a `ReidNetwork`.
+    """
     torch.manual_seed(seed)
     network = build(spec)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
             statistics = module.state_dict(keep_vars=True)
             nn.init.normal_(statistics["running_mean"], std=0.1)
             nn.init.uniform_(statistics["running_var"], 0.5, 1.5)
-    nn.init.normal_(network.fc.weight)
+    if isinstance(network, VideoNetwork):
+        nn.init.normal_(network.fc.weight)
     return network
 
 
 def random_clips(spec: NetworkSpec, number: int = 4, seed: int = 0) -> torch.Tensor:
-    """Normalised clips as a network is given them, of noise."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(number, 3, spec.frames, spec.input_side, spec.input_side, generator=generator)
+    """Normalised clips, or images, as a network is given them, of noise."""
+    return torch.randn(number, *spec.input_shape, generator=torch.Generator().manual_seed(seed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,32 @@ from compression.spec import NetworkSpec
 RGB = tuple[float, float, float]
 
 
-class VideoNetwork(nn.Module):
-    """Base of the backbones: a fully convolutional trunk, global average pooling, dropout and a linear classifier.
+class Network(nn.Module):
+    """Base of all networks: built from a spec, and offering named feature maps.
+
+    A backbone defines `stages`, `features`, `stage_ends` and what `forward` makes of the features.
+    """
+
+    stages: tuple[str, ...]
+    """Names of all stage outputs, in the order in which they are computed."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        if len(spec.blocks) != 4:
+            raise ValueError(f"blocks is {spec.blocks}, but {spec.backbone} has 4 stages; give 4 numbers")
+        self.spec = spec
+
+    def features(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Output of every stage by name, in the order of `stages`."""
+        raise NotImplementedError
+
+    def stage_ends(self) -> dict[str, nn.Module]:
+        """The last activation of each residual stage's output, by stage name; its input is the pre-activation map."""
+        raise NotImplementedError
+
+
+class VideoNetwork(Network):
+    """Base of the video classifiers: a fully convolutional trunk, global average pooling, dropout, a linear classifier.
 
     A backbone defines `stages`, `pooled`, `features` and `stage_ends`. The input is always the reduced raw clip,
     normalised with the backbone's mean and standard deviation; a network of several paths samples frames itself.
@@ -29,20 +54,19 @@ class VideoNetwork(nn.Module):
         ValueError: the spec does not have four stages.
     """
 
-    stages: tuple[str, ...]
-    """Names of all stage outputs, in the order in which they are computed."""
     pooled: tuple[str, ...]
     """The last stage's outputs, from which the classifier decides."""
 
     def __init__(self, spec: NetworkSpec, *, pooled_channels: int) -> None:
-        super().__init__()
-        if len(spec.blocks) != 4:
-            raise ValueError(f"blocks is {spec.blocks}, but {spec.backbone} has 4 stages; give 4 numbers")
-        self.spec = spec
+        super().__init__(spec)
+        if spec.aspect is not None:
+            raise ValueError(
+                f"aspect is {spec.aspect:g}, but {spec.backbone} is fed clips of square frames; leave it out"
+            )
         self.dropout = nn.Dropout(spec.dropout)
         self.fc = nn.Linear(pooled_channels, spec.classes)
 
-    def features(self, clips: Float[Tensor, "clip 3 frame height width"]) -> dict[str, Tensor]:
+    def features(self, inputs: Float[Tensor, "clip 3 frame height width"]) -> dict[str, Tensor]:
         """Output of every stage by name, in the order of `stages`; each is [clip, channel, frame, height, width]."""
         raise NotImplementedError
 
@@ -51,10 +75,6 @@ class VideoNetwork(nn.Module):
         pooled = torch.cat([F.adaptive_avg_pool3d(features[name], 1) for name in self.pooled], 1).flatten(1)
         logits: Tensor = self.fc(self.dropout(pooled))
         return logits
-
-    def stage_ends(self) -> dict[str, nn.Module]:
-        """The last activation of each residual stage's output, by stage name; its input is the pre-activation map."""
-        raise NotImplementedError
 
     def forward(self, clips: Float[Tensor, "clip 3 frame height width"]) -> Float[Tensor, "clip label"]:
         """Logits of normalised clips."""
@@ -70,13 +90,13 @@ def initialise(network: nn.Module, last_norms: Iterable[nn.Module]) -> None:
             (Goyal et al., arXiv:1706.02677). Without it tiny SlowFast did not learn the embedded data in 12 epochs.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
     for norm in last_norms:
-        assert isinstance(norm, nn.BatchNorm3d)
+        assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
         nn.init.zeros_(norm.weight)
 
 
@@ -84,8 +104,10 @@ def initialise(network: nn.Module, last_norms: Iterable[nn.Module]) -> None:
 class Backbone:
     """One row of `BACKBONES`."""
 
-    network: Callable[[NetworkSpec], VideoNetwork]
+    network: Callable[[NetworkSpec], Network]
     """Builds the network with random weights."""
+    task: Literal["classification", "reid"] = "classification"
+    """Key of `trainers.tasks.TASKS`: what it is trained for."""
     presets: Mapping[str, NetworkSpec]
     """`full`: the paper's network; `tiny`: the same topology for CPUs."""
     mean: RGB

@@ -1,9 +1,9 @@
-"""Weights from a local file: our own, torchvision's R(2+1)D-18 or PyTorchVideo's SlowFast-4×16-R50.
+"""Weights from a local file: our own, torchvision's R(2+1)D-18 or ResNet-18, or PyTorchVideo's SlowFast-4×16-R50.
 
 Files are read without running code from them: safetensors, or pickles restricted to tensors.
 
 Sources:
-    [1] torchvision, r2plus1d_18: a state dict.
+    [1] torchvision, r2plus1d_18 and resnet18: a state dict.
     [2] PyTorchVideo, model zoo, SLOWFAST_4x16_R50: a state dict under `model_state`.
 """
 
@@ -22,6 +22,8 @@ from trainers.backbones import backbone, build
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pyth", ".pt")
+CLASSIFIER = ("fc.weight", "fc.bias")
+"""Our names of the last layer's entries."""
 SHOWN = 3
 """Differences that an error message names."""
 
@@ -44,7 +46,8 @@ def load_weights(path: Path, spec: NetworkSpec) -> dict[str, Tensor]:
         expected = build(spec).state_dict()
     naming = closest_naming(expected, weights, (str, backbone(spec).published_key))
     published = {naming(name): tensor for name, tensor in expected.items()}
-    check_fit(path, spec, published, weights, [naming("fc.weight"), naming("fc.bias")])
+    weights = adapted(weights, expected, naming)
+    check_fit(path, spec, published, weights, [naming(name) for name in CLASSIFIER])
     return {name: weights[naming(name)] for name in expected}
 
 
@@ -78,6 +81,16 @@ def closest_naming(
 ) -> Callable[[str], str]:
     """The naming under which most of the expected entries are in the file; the first of equals."""
     return max(namings, key=lambda naming: sum(naming(name) in weights for name in expected))
+
+
+def adapted(weights: dict[str, Tensor], expected: Iterable[str], naming: Callable[[str], str]) -> dict[str, Tensor]:
+    """A file's entries, less a classifier that the network has no use for (it embeds), plus the batch norms' counters.
+
+    Files older than the counters (PyTorch 0.4.1) lack them; they matter to norms without a momentum only.
+    """
+    counters = {naming(name): torch.tensor(0) for name in expected if name.endswith(".num_batches_tracked")}
+    surplus = {naming(name) for name in CLASSIFIER if name not in expected}
+    return {**counters, **{name: tensor for name, tensor in weights.items() if name not in surplus}}
 
 
 def check_fit(

@@ -98,12 +98,13 @@ class Bottleneck(nn.Module):
     """1×1² or 3×1², 1×3², 1×1² with a residual connection; a projection in the first block of a stage."""
 
     def __init__(
-        self, inputs: int, inner: int, outputs: int, *, temporal_kernel: int, stride: int, project: bool
+        self, inputs: int, inner: tuple[int, int], outputs: int, *, temporal_kernel: int, stride: int, project: bool
     ) -> None:
         super().__init__()
-        self.a = conv_norm(inputs, inner, (temporal_kernel, 1, 1))
-        self.b = conv_norm(inner, inner, (1, 3, 3), (1, stride, stride))
-        self.c = conv_norm(inner, outputs, (1, 1, 1))
+        first, second = inner
+        self.a = conv_norm(inputs, first, (temporal_kernel, 1, 1))
+        self.b = conv_norm(first, second, (1, 3, 3), (1, stride, stride))
+        self.c = conv_norm(second, outputs, (1, 1, 1))
         self.shortcut = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride)) if project else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
@@ -113,14 +114,53 @@ class Bottleneck(nn.Module):
         return out
 
 
-def path(inputs: int, inner: int, outputs: int, *, temporal_kernel: int, stride: int, blocks: int) -> nn.Sequential:
-    """Residual blocks of one path in one stage."""
-    first = Bottleneck(inputs, inner, outputs, temporal_kernel=temporal_kernel, stride=stride, project=True)
-    rest = (
-        Bottleneck(outputs, inner, outputs, temporal_kernel=temporal_kernel, stride=1, project=False)
-        for _ in range(blocks - 1)
-    )
-    return nn.Sequential(first, *rest)
+def path(
+    spec: NetworkSpec,
+    name: str,
+    inputs: int,
+    inner: int,
+    outputs: int,
+    *,
+    temporal_kernel: int,
+    stride: int,
+    blocks: int,
+) -> nn.Sequential:
+    """Residual blocks of one path in one stage.
+
+    Args:
+        spec: the network.
+        name: of the blocks' module.
+        inputs: channels that the first block is given.
+        inner: a block's inner channels in the path's table, not reduced.
+        outputs: a block's output channels, likewise.
+        temporal_kernel: of each block's first convolution.
+        stride: of the first block, in space.
+        blocks: their number.
+    """
+    layers = nn.Sequential()
+    width = spec.channels(outputs, stream(name))
+    for number in range(blocks):
+        layers.append(
+            Bottleneck(
+                inputs,
+                (spec.channels(inner, f"{name}.{number}.a.conv"), spec.channels(inner, f"{name}.{number}.b.conv")),
+                width,
+                temporal_kernel=temporal_kernel,
+                stride=stride,
+                project=number == 0,
+            )
+        )
+        inputs, stride = width, 1
+    return layers
+
+
+def stream(name: str) -> str:
+    """The convolution that stands, in a pruned network's spec, for a map: the first of those that are added up in it.
+
+    Args:
+        name: of the map, as in `SlowFast.stages`.
+    """
+    return f"{name}.conv" if name.startswith("stem") else f"{name}.0.c.conv"
 
 
 class Stage(nn.Module):
@@ -147,20 +187,22 @@ class SlowFast(VideoNetwork):
     def __init__(self, spec: NetworkSpec) -> None:
         paths = read_options(spec)
         last = EXPANSION * STAGES["res5"][0]
-        super().__init__(spec, pooled_channels=spec.channels(last) + spec.channels(paths.fast(last)))
+        pooled = spec.channels(last, stream("res5.slow")) + spec.channels(paths.fast(last), stream("res5.fast"))
+        super().__init__(spec, pooled_channels=pooled)
         self.paths = paths
-        slow, fast = spec.channels(STEM_CHANNELS), spec.channels(paths.fast(STEM_CHANNELS))
+        slow = spec.channels(STEM_CHANNELS, stream("stem.slow"))
+        fast = spec.channels(paths.fast(STEM_CHANNELS), stream("stem.fast"))
         self.stem = nn.ModuleDict({"slow": stem(slow, temporal_kernel=1), "fast": stem(fast, temporal_kernel=5)})
-        base = STEM_CHANNELS
+        before = "stem"
         for name, blocks in zip(STAGES, spec.stage_blocks, strict=True):
-            self.add_module(name, make_stage(spec, paths, name, base, blocks))
-            base = EXPANSION * STAGES[name][0]
+            self.add_module(name, make_stage(spec, paths, before, name, blocks))
+            before = name
         initialise(self, (block.c.get_submodule("norm") for block in self.modules() if isinstance(block, Bottleneck)))
 
-    def features(self, clips: Float[Tensor, "clip 3 frame height width"]) -> dict[str, Tensor]:
+    def features(self, inputs: Float[Tensor, "clip 3 frame height width"]) -> dict[str, Tensor]:
         """Maps of both paths after pool1 and the four stages: `stem.slow`, `stem.fast`, `res2.slow` …"""
-        slow = self.stem["slow"](clips[:, :, :: self.paths.slow_stride])
-        fast = self.stem["fast"](clips[:, :, :: self.paths.fast_stride])
+        slow = self.stem["slow"](inputs[:, :, :: self.paths.slow_stride])
+        fast = self.stem["fast"](inputs[:, :, :: self.paths.fast_stride])
         maps = {"stem.slow": slow, "stem.fast": fast}
         for name in STAGES:
             slow, fast = self.get_submodule(name)(slow, fast)
@@ -173,26 +215,34 @@ class SlowFast(VideoNetwork):
         return {name: blocks[-1].relu for name, blocks in paths.items()}  # type: ignore[index]
 
 
-def make_stage(spec: NetworkSpec, paths: PathOptions, name: str, base: int, blocks: int) -> Stage:
-    """One stage; `base` is the slow path's width before it, in the unreduced table."""
+def make_stage(spec: NetworkSpec, paths: PathOptions, before: str, name: str, blocks: int) -> Stage:
+    """One stage, which is given the outputs of the stage `before`."""
+    base = STEM_CHANNELS if before == "stem" else EXPANSION * STAGES[before][0]
     inner, slow_kernel, stride = STAGES[name]
     outputs = EXPANSION * inner
-    slow, fast = spec.channels(base), spec.channels(paths.fast(base))
-    added = spec.channels(LATERAL_WIDTH * paths.fast(base))
+    slow, fast = (
+        spec.channels(base, stream(f"{before}.slow")),
+        spec.channels(paths.fast(base), stream(f"{before}.fast")),
+    )
+    added = spec.channels(LATERAL_WIDTH * paths.fast(base), f"{name}.lateral.conv")
     return Stage(
         lateral=conv_norm(fast, added, (5, 1, 1), (paths.speed_ratio, 1, 1)),
         slow=path(
+            spec,
+            f"{name}.slow",
             slow + added,
-            spec.channels(inner),
-            spec.channels(outputs),
+            inner,
+            outputs,
             temporal_kernel=slow_kernel,
             stride=stride,
             blocks=blocks,
         ),
         fast=path(
+            spec,
+            f"{name}.fast",
             fast,
-            spec.channels(paths.fast(inner)),
-            spec.channels(paths.fast(outputs)),
+            paths.fast(inner),
+            paths.fast(outputs),
             temporal_kernel=FAST_TEMPORAL_KERNEL,
             stride=stride,
             blocks=blocks,

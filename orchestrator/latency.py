@@ -1,0 +1,85 @@
+"""How long a network takes for one input: one thread, batch 1, here.
+
+Random weights do: the time of a convolution does not depend on their values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compression.cost import empty_input
+from compression.spec import NetworkSpec
+from trainers.backbones import build
+from trainers.files import read_json, write_json
+
+RUNS = 30
+"""Forward passes whose median is the latency."""
+WARM_UP = 5
+"""Forward passes before them."""
+
+
+def measure_latencies(networks: Collection[NetworkSpec]) -> dict[NetworkSpec, float]:
+    """Median time of a forward pass of each network, in milliseconds.
+
+    The networks take turns, so that a machine that is slower for a while is slower for all of them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        specs = list(dict.fromkeys(networks))
+        modules = [build(spec).eval() for spec in specs]
+        inputs = [torch.rand_like(empty_input(spec)) for spec in specs]
+        seconds: list[list[float]] = [[] for _ in specs]
+        with torch.inference_mode():
+            for _ in range(WARM_UP + RUNS):
+                for module, clip, times in zip(modules, inputs, seconds, strict=True):
+                    started = time.perf_counter()
+                    module(clip)
+                    times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return {spec: 1e3 * statistics.median(times[WARM_UP:]) for spec, times in zip(specs, seconds, strict=True)}
+
+
+def remembered_latencies(networks: Collection[NetworkSpec], memory: Path) -> dict[NetworkSpec, float]:
+    """As `measure_latencies`, but only of networks that were not measured here before.
+
+    Args:
+        networks: what is measured.
+        memory: file with earlier measurements; forgotten where they were made under other conditions.
+    """
+    record = read_json(memory) or {}
+    known: dict[str, float] = record["ms"] if record.get("conditions") == conditions() else {}
+    missing = [spec for spec in networks if _key(spec) not in known]
+    if missing:
+        known |= {_key(spec): ms for spec, ms in measure_latencies(missing).items()}
+        write_json(memory, {"conditions": conditions(), "ms": known})
+    return {spec: known[_key(spec)] for spec in networks}
+
+
+def _key(spec: NetworkSpec) -> str:
+    return hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def conditions() -> dict[str, Any]:
+    """What the latencies were measured under."""
+    return {"machine": processor(), "threads": 1, "batch": 1, "runs": RUNS, "torch": torch.__version__}
+
+
+def processor() -> str:
+    """Model of the CPU, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

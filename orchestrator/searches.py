@@ -1,0 +1,387 @@
+"""The searches there are, and how a session drives each: `SEARCHES`.
+
+A search itself is a pure state machine (`propose`, `tell`; `pas.py`, `sweep.py`). What is here joins it to a session:
+how it starts once there is a teacher, how its proposals become trials, and what it adds to the run's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from compression.pruning.groups import ChannelGroup, GraphError
+from compression.pruning.selection import PruningError, PruningRule, layer_sparsities
+from compression.spec import NetworkSpec
+from configs.errors import UserError
+from configs.schema import PruneSettings, Pruning
+from orchestrator import state as states
+from orchestrator.latency import conditions, remembered_latencies
+from orchestrator.models import model_name
+from orchestrator.pas import Hypothesis, Model, PasSearch
+from orchestrator.report import METRICS
+from orchestrator.selection import Selection
+from orchestrator.sweep import SENSITIVITY_PRUNERS, Cell, Sweep, largest_harmless, prune_cells, sensitivity_cells
+from orchestrator.sweep_table import pareto_front
+from trainers.backbones import Network
+from trainers.package import load_package
+from trainers.pruning import Plan, Surgeon, groups_of, is_gradual, known_scores
+from trainers.trial import Trial, TrialResult
+
+if TYPE_CHECKING:
+    from orchestrator.session import Session
+
+
+class Search(Protocol):
+    """A pure state machine: what is tried next, given what came of the rest."""
+
+    stop_reason: str | None
+
+    def propose(self) -> Sequence[Any]:
+        """What is to be tried now; nothing when the search is over."""
+        ...
+
+    def tell(self, results: Sequence[TrialResult]) -> None:
+        """Take the results of the last proposal, in its order."""
+        ...
+
+
+class Driver(Protocol):
+    """A search under way in a session. Made before the teacher is trained; `start` is called after."""
+
+    search: Search | None
+
+    def check(self) -> None:
+        """Refuse settings that this search can't use, before anything is trained."""
+        ...
+
+    def start(self) -> Search | None:
+        """The search, now that there is a teacher; none where the teacher was all that is wanted."""
+        ...
+
+    def trial(self, proposal: Any) -> Trial:
+        """The trial of something that the search proposed."""
+        ...
+
+    def stage_name(self, proposed: Sequence[Any]) -> str:
+        """What the trials proposed together are called."""
+        ...
+
+    def verdict(self, proposed: Sequence[Any]) -> str:
+        """One line about what came of them."""
+        ...
+
+    def measured(self, network: NetworkSpec) -> dict[str, Any]:
+        """What the state says of a network beside what its trial did."""
+        ...
+
+    def found(self) -> dict[str, Any]:
+        """What the search adds to the run's state."""
+        ...
+
+
+class TrainDriver:
+    """`orchestrate train`: the teacher alone."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.search: Search | None = None
+
+    def check(self) -> None:
+        """See `Driver`."""
+
+    def start(self) -> Search | None:
+        """See `Driver`."""
+        return None
+
+    def trial(self, proposal: Any) -> Trial:
+        """See `Driver`."""
+        raise NotImplementedError
+
+    def stage_name(self, proposed: Sequence[Any]) -> str:
+        """See `Driver`."""
+        raise NotImplementedError
+
+    def verdict(self, proposed: Sequence[Any]) -> str:
+        """See `Driver`."""
+        raise NotImplementedError
+
+    def measured(self, network: NetworkSpec) -> dict[str, Any]:
+        """See `Driver`."""
+        return {}
+
+    def found(self) -> dict[str, Any]:
+        """See `Driver`."""
+        return {"iterations": [], "family": []}
+
+
+class PasDriver(TrainDriver):
+    """`orchestrate pas`."""
+
+    def start(self) -> Search | None:
+        """See `Driver`."""
+        session, result = self.session, self.session.teacher_result
+        assert result.accuracy is not None
+        assert result.top5 is not None
+        teacher = Model(
+            network=session.network,
+            cost=session.cost(session.network),
+            trial=result.trial,
+            accuracy=result.accuracy,
+            top5=result.top5,
+        )
+        self.pas = PasSearch(teacher, session.settings.search, session.cost)
+        self.search = self.pas
+        return self.search
+
+    def trial(self, proposal: Hypothesis) -> Trial:
+        """See `Driver`."""
+        return self.session.planner.trial(proposal)
+
+    def stage_name(self, proposed: Sequence[Hypothesis]) -> str:
+        """`iteration 2`, or `control of PAS-2` where that is all that is left."""
+        first = proposed[0]
+        return f"control of PAS-{first.iteration}" if first.kind == "control" else f"iteration {first.iteration}"
+
+    def verdict(self, proposed: Sequence[Hypothesis]) -> str:
+        """See `Driver`."""
+        number = proposed[0].iteration
+        iteration = self.pas.iterations[number - 1]
+        selection = iteration.selection
+        if proposed[0].kind == "control" or not isinstance(selection, Selection):
+            return "done"
+        winner, label = selection.winner, METRICS[self.session.metric]
+        self.session.run.log("selected", iteration=number, axis=winner.axis, rule=selection.rule, why=selection.why)
+        verdict = "" if iteration.accepted else " (not accepted)"
+        return (
+            f"PAS-{number}: axis {winner.axis}{verdict}, {label} {winner.accuracy:.3f}, "
+            f"rule {selection.rule}: {selection.why}"
+        )
+
+    def found(self) -> dict[str, Any]:
+        """See `Driver`."""
+        session = self.session
+        if self.search is None:
+            return super().found()
+        return {
+            "iterations": [
+                states.iteration_state(iteration, self.trial, session.results) for iteration in self.pas.iterations
+            ],
+            "family": states.family_state(self.pas),
+        }
+
+
+class SweepDriver(TrainDriver):
+    """`orchestrate sweep prune`."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.cells: list[Cell] = []
+        self.latencies: dict[NetworkSpec, float] = {}
+        self.groups: tuple[ChannelGroup, ...] | None = None
+
+    def check(self) -> None:
+        """See `Driver`.
+
+        Raises:
+            UserError: settings that don't go together, layers that the network does not have.
+        """
+        settings = self.session.settings
+        gradual = [name for name in settings.sweep.pruners if is_gradual(_cell_pruning(settings.prune, name))]
+        if gradual and settings.prune.scope == "global":
+            raise UserError(
+                f"prune.scope is global, but {', '.join(gradual)} prune in steps, and what is left of each layer must "
+                "be known beforehand; set prune.scope=local, or sweep one-shot pruners"
+            )
+        if settings.distillation.features != "none":
+            raise UserError(
+                f"distillation.features is {settings.distillation.features}, but feature maps of pruned networks have "
+                "other channels at every step; set distillation.features=none"
+            )
+        self._try_plans()
+
+    def _try_plans(self) -> None:
+        """Ask for every cell on random weights: what is wrong is the same with trained ones."""
+        network = self.session.untrained()
+        for pruner in self.session.settings.sweep.pruners:
+            for sparsity in self.session.settings.sweep.sparsity:
+                pruning = _cell_pruning(self.session.settings.prune, pruner, sparsity)
+                if pruning.scope == "local":  # its counts don't depend on weights, nor on who chooses
+                    pruning = pruning.model_copy(update={"engine": "own", "pruner": "l1"})
+                self._plan(network, pruning, seed=0)
+
+    def start(self) -> Search | None:
+        """See `Driver`."""
+        self.cells = self.plan_cells(self.teacher)
+        self.search = Sweep(self.cells)
+        return self.search
+
+    def plan_cells(self, network: Network) -> list[Cell]:
+        """All cells, of a network with the teacher's architecture."""
+        session = self.session
+        settings = session.settings
+        return prune_cells(
+            session.network.backbone,
+            settings.sweep,
+            settings.prune,
+            settings.seed,
+            lambda pruning, seed: self._plan(network, pruning, seed),
+            session.cost,
+        )
+
+    @cached_property
+    def teacher(self) -> Network:
+        """The trained network that is pruned."""
+        return load_package(self.session.store.trial_folder(self.session.teacher.digest))[0]
+
+    def _plan(self, network: Network, pruning: Pruning, seed: int) -> Plan:
+        """What would be left of the teacher.
+
+        Raises:
+            UserError: it can't be pruned like that, or not at all.
+        """
+        try:
+            if self.groups is None:
+                self.groups = groups_of(network)
+            if pruning.scope == "local":
+                pruning = pruning.model_copy(update={"engine": "own"})  # engines differ in which, not in how many
+            scores = None
+            if network is self.__dict__.get("teacher"):
+                scores = known_scores(self.session.store.trial_folder(self.session.teacher.digest), network, pruning)
+            return Surgeon(network, pruning, seed, self.groups).plan(network, scores)
+        except (PruningError, GraphError) as error:
+            raise UserError(f"prune: {error}") from error
+
+    def trial(self, proposal: Cell) -> Trial:
+        """See `Driver`."""
+        return self.session.planner.cell_trial(proposal)
+
+    def stage_name(self, proposed: Sequence[Cell]) -> str:
+        """See `Driver`."""
+        return "sweep"
+
+    def verdict(self, proposed: Sequence[Cell]) -> str:
+        """See `Driver`."""
+        assert self.search is not None
+        networks = [self.session.network, *(cell.network for cell in self.cells)]
+        self.latencies = remembered_latencies(networks, self.session.run.path / "latency.json")
+        return self.search.stop_reason or ""
+
+    def measured(self, network: NetworkSpec) -> dict[str, Any]:
+        """See `Driver`."""
+        return {"latency_ms": self.latencies.get(network)}
+
+    def found(self) -> dict[str, Any]:
+        """See `Driver`."""
+        cells = [self._cell_state(cell) for cell in self.cells]
+        front = pareto_front(cells)
+        for cell in cells:
+            cell["pareto"] = cell["trial"] in front
+            cell["path"] = f"models/{model_name(cell['name'])}" if cell["pareto"] and not cell["control"] else None
+        return {"cells": cells, "latency": conditions() if self.latencies else None}
+
+    def _cell_state(self, cell: Cell) -> dict[str, Any]:
+        trial = self.trial(cell)
+        return {
+            "pruner": cell.pruner,
+            "sparsity": cell.sparsity,
+            "engine": cell.pruning.engine,
+            "control": cell.control,
+            "seed": cell.seed,
+            "layer": cell.layer,
+            "finetune_epochs": trial.train.epochs if trial.train else 0,
+            **self.measured(cell.network),
+            "notes": list(cell.notes),
+            **states.trial_state(trial, cell.cost, self.session.results.get(trial.digest)),
+        }
+
+
+class SensitivityDriver(SweepDriver):
+    """`orchestrate sweep sensitivity`: one layer at a time, evaluated without fine-tuning."""
+
+    def check(self) -> None:
+        """See `Driver`.
+
+        Raises:
+            UserError: a pruner that needs training, layers that the network does not have.
+        """
+        sweep = self.session.settings.sweep
+        if len(sweep.pruners) != 1 or sweep.pruners[0] not in SENSITIVITY_PRUNERS:
+            raise UserError(
+                f"sweep.pruners is {', '.join(sweep.pruners)}, but a sensitivity analysis takes one of "
+                f"{', '.join(SENSITIVITY_PRUNERS)}; choose with --pruner"
+            )
+        self._try_plans()
+
+    def start(self) -> Search | None:
+        """See `Driver`."""
+        self.cells = self.plan_cells(self.teacher)
+        self.search = Sweep(self.cells)
+        return self.search
+
+    def plan_cells(self, network: Network) -> list[Cell]:
+        """A cell per layer and sparsity."""
+        session = self.session
+        settings = session.settings
+        return sensitivity_cells(
+            session.network.backbone,
+            settings.sweep,
+            settings.prune,
+            settings.seed,
+            [group.name for group in self.prunable],
+            lambda pruning, seed: self._plan(network, pruning, seed),
+            session.cost,
+        )
+
+    @property
+    def prunable(self) -> list[ChannelGroup]:
+        """Groups of layers that are not excluded."""
+        if self.groups is None:
+            self.groups = groups_of(self.teacher)
+        rule = PruningRule(importance="l1", exclude=self.session.settings.prune.exclude)
+        sparsities = layer_sparsities(self.groups, rule, 0.5)
+        return [group for group in self.groups if sparsities[group.name] > 0]
+
+    def stage_name(self, proposed: Sequence[Cell]) -> str:
+        """See `Driver`."""
+        return "sensitivity"
+
+    def verdict(self, proposed: Sequence[Cell]) -> str:
+        """See `Driver`."""
+        assert self.search is not None
+        return self.search.stop_reason or ""
+
+    def found(self) -> dict[str, Any]:
+        """See `Driver`: cells, and the same by layer."""
+        cells = [self._cell_state(cell) for cell in self.cells]
+        max_drop = self.session.settings.sweep.max_drop
+        layers = []
+        for group in self.prunable if self.cells else []:
+            points = [cell for cell in cells if cell["layer"] == group.name]
+            baseline = self.session.teacher_result.accuracy or 0.0
+            measured = [(point["sparsity"], point[self.session.metric]) for point in points]
+            layers.append(
+                {
+                    "layer": group.name,
+                    "coupled": list(group.layers),
+                    "channels": group.channels,
+                    "points": [
+                        {key: point[key] for key in ("sparsity", "top1", "map", "status", "gmacs", "params", "trial")}
+                        for point in points
+                    ],
+                    "max_sparsity": largest_harmless(measured, baseline, max_drop),
+                }
+            )
+        return {"cells": cells, "layers": layers, "max_drop": max_drop, "latency": None}
+
+
+SEARCHES: dict[str, Callable[[Session], Driver]] = {
+    "train": TrainDriver,
+    "pas": PasDriver,
+    "sweep-prune": SweepDriver,
+    "sweep-sensitivity": SensitivityDriver,
+}
+
+
+def _cell_pruning(prune: PruneSettings, pruner: str, sparsity: float = 0.5) -> Pruning:
+    return Pruning.model_validate({**prune.model_dump(), "pruner": pruner, "sparsity": sparsity})

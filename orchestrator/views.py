@@ -1,0 +1,77 @@
+"""How a run of each kind is shown: `VIEWS`. Everything here works on a state alone, of a run under way or long over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from orchestrator.report.figure import Curves
+from orchestrator.report.html import write_report
+from orchestrator.report.sweep import write_sweep_report
+from orchestrator.state import State
+from orchestrator.store import Store
+from orchestrator.sweep_terminal import print_sensitivity, print_sweep
+from orchestrator.terminal import print_family, print_state
+from trainers.files import write_text
+
+SENSITIVITY_FILE = "sensitivity.yaml"
+"""Largest sparsity per layer, as settings."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One row of `VIEWS`."""
+
+    write_report: Callable[[Store, State, Path], Path]
+    """Writes report.html, report.png and whatever else a person reads into a folder; returns the page."""
+    print_result: Callable[[Console, State, Path], None]
+    """What a person is told at the end of a run; the path is the page's."""
+    print_state: Callable[[Console, State], None]
+    """The run in full."""
+
+
+def write_pas_report(store: Store, state: State, folder: Path) -> Path:
+    """Report of a search by shrinkage, or of a teacher alone."""
+    return write_report(state, curves_of(store, state), folder)
+
+
+def curves_of(store: Store, state: State) -> Curves:
+    """Metrics per epoch of every trial that a state names, by digest."""
+    trials = [state["teacher"]]
+    for iteration in state["iterations"]:
+        trials += iteration["hypotheses"] + ([iteration["control"]] if iteration["control"] else [])
+    return {trial["trial"]: store.metrics(trial["trial"]) for trial in trials}
+
+
+def write_sensitivity_report(store: Store, state: State, folder: Path) -> Path:
+    """Report of a sensitivity analysis, and what it found as settings that a sweep reads."""
+    if state["layers"] and state["status"] == "finished":
+        sparsities = {layer["layer"]: layer["max_sparsity"] for layer in state["layers"]}
+        about = (
+            f"# Largest sparsity at which each layer alone costs at most {state['max_drop']:g} points, "
+            "without fine-tuning.\n"
+            f"#   orchestrate sweep prune --layer-sparsity {SENSITIVITY_FILE} ...\n"
+        )
+        settings = yaml.safe_dump({"prune": {"max_sparsity": sparsities}}, sort_keys=False)
+        write_text(folder / SENSITIVITY_FILE, about + settings)
+    return write_sweep_report(state, folder)
+
+
+PAS = View(write_pas_report, print_family, print_state)
+
+VIEWS: dict[str, View] = {
+    "pas": PAS,
+    "train": PAS,
+    "sweep-prune": View(
+        lambda _, state, folder: write_sweep_report(state, folder),
+        print_sweep,
+        lambda console, state: print_sweep(console, state, None),
+    ),
+    "sweep-sensitivity": View(
+        write_sensitivity_report, print_sensitivity, lambda console, state: print_sensitivity(console, state, None)
+    ),
+}

@@ -1,0 +1,564 @@
+"""The images that a re-identification network is trained and evaluated on.
+
+A training batch holds P identities with K images each. Which images, and what is done to each of them, comes from
+hashes of names and not from the state of a generator that is shared: a function of (seed, epoch, path, occurrence),
+so that batches depend neither on the cache, nor on how many processes decode, nor on where a training was resumed.
+Teacher and student are given the same altered picture, each in its own size.
+
+    decode → ball, other person, rectangle (as decoded) → resize, pad, crop, flip (per network)
+
+Axes: image, 3 for red, green, blue, height, width. Units: pixels; settings speak of those of the unreduced network.
+
+Sources:
+    [1] Hermans, Beyer, Leibe. In Defense of the Triplet Loss. arXiv:1703.07737 (P × K batches).
+    [2] E²TAD: resize (bicubic), pad, random crop, flip, random erasing (`specs/e2tad.md` section 8.3), occlusion (9).
+"""
+
+import dataclasses
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from compression.spec import NetworkSpec
+from configs.errors import UserError
+from configs.schema import ReidSettings
+from trainers.data.clips import _run_ahead as run_ahead
+from trainers.data.decode import DecodeError
+from trainers.data.identities import Crop, IdentityManifest
+from trainers.data.occlusion import (
+    BALL_RADIUS,
+    DONOR_ASIDE,
+    DONOR_DOWN,
+    DONOR_SCALE,
+    ERASED_AREA,
+    ERASED_ASPECT,
+    erase_rectangle,
+    occlude_with_ball,
+    occlude_with_person,
+    within,
+)
+from trainers.data.quarantine import Quarantine
+
+BALL_FILL = (0, 0, 0)
+T = TypeVar("T")
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class IdentityBatch:
+    """Training images as every network sees them; those of one identity follow one another."""
+
+    views: tuple[UInt8[Tensor, "image 3 _height _width"], ...]
+    """One tensor per network, in the order asked for."""
+    identities: Int64[Tensor, " image"]
+    """Indices into the manifest's classes."""
+    cameras: Int64[Tensor, " image"]
+    """Indices into the manifest's cameras."""
+    step: int = 0
+    """Which step of the epoch they are."""
+    share: float = 1.0
+    """Part of that step's images: all of them, since triplets are sought in the whole batch."""
+
+
+class EvaluationImages(NamedTuple):
+    """Evaluation images, and which of those asked for they are."""
+
+    images: Tensor
+    """uint8 [image, 3, height, width]."""
+    indices: Tensor
+    """int64 [image]."""
+
+
+@dataclass(frozen=True)
+class CropSample:
+    """What is done to one training image; everything is uniform in [0, 1)."""
+
+    crop_y: float
+    """Place of the crop between top and bottom."""
+    crop_x: float
+    """Place of the crop between left and right."""
+    flip: float
+    """Below 1/2: mirrored, where that is allowed."""
+    ball: float
+    """Below the probability of a ball: there is one."""
+    ball_y: float
+    ball_x: float
+    """Its centre in the image."""
+    ball_radius: float
+    """Place in its range."""
+    person: float
+    """Below the probability of another person in front: there is one, if the batch has one with a mask."""
+    donor: float
+    """Which of them."""
+    donor_scale: float
+    """Place in its range."""
+    donor_side: float
+    """Below 1/2: to the left."""
+    donor_aside: float
+    donor_down: float
+    """Places in their ranges."""
+    erase: float
+    """Below the probability of erasing: a rectangle is."""
+    erase_area: float
+    erase_aspect: float
+    """Places in their ranges."""
+    erase_y: float
+    erase_x: float
+    """Place between the edges."""
+    noise: float
+    """Seed of what replaces it."""
+
+
+class Deck(Generic[T]):
+    """Cards in a random order, dealt so that none comes a second time before all came once.
+
+    Args:
+        cards: at least one.
+        generator: what the order is drawn from.
+    """
+
+    def __init__(self, cards: Iterable[T], generator: random.Random) -> None:
+        self._cards = list(cards)
+        self._generator = generator
+        self._rest: list[T] = []
+
+    def deal(self, number: int) -> list[T]:
+        """The next cards, without repetition as long as there are that many."""
+        hand: list[T] = []
+        while len(hand) < number:
+            whole = len(hand) // len(self._cards) * len(self._cards)
+            place = next((i for i, card in enumerate(self._rest) if card not in hand[whole:]), None)
+            if place is None:
+                self._rest += self._generator.sample(self._cards, len(self._cards))
+            else:
+                hand.append(self._rest.pop(place))
+        return hand
+
+
+class ImageCache:
+    """Decoded images kept in memory until it is full; the others are decoded each time.
+
+    Nothing is forgotten for something else: an epoch asks for every image once, so what was used last is needed last.
+    For one thread at a time.
+
+    Args:
+        max_bytes: memory for decoded images and masks.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._kept: dict[Path, Tensor] = {}
+
+    def image(self, path: Path) -> UInt8[Tensor, "3 height width"]:
+        """As `decode_image`, from memory where possible.
+
+        Raises:
+            DecodeError: as `decode_image`.
+        """
+        return self._kept[path] if path in self._kept else self._keep(path, decode_image(path))
+
+    def mask(self, path: Path) -> Bool[Tensor, "height width"]:
+        """As `decode_mask`, likewise."""
+        return self._kept[path] if path in self._kept else self._keep(path, decode_mask(path))
+
+    def _keep(self, path: Path, decoded: Tensor) -> Tensor:
+        if decoded.nbytes <= self._left:
+            self._kept[path] = decoded
+            self._left -= decoded.nbytes
+        return decoded
+
+
+def decode_image(path: Path) -> UInt8[Tensor, "3 height width"]:
+    """An image file as red, green and blue, whatever it is stored as.
+
+    Raises:
+        DecodeError: it is missing, no image, or damaged.
+    """
+    return torch.from_numpy(_decode(path, "RGB")).permute(2, 0, 1).contiguous()
+
+
+def decode_mask(path: Path) -> Bool[Tensor, "height width"]:
+    """A mask file: true above half brightness.
+
+    Raises:
+        DecodeError: as `decode_image`.
+    """
+    return torch.from_numpy(_decode(path, "L") > 127)
+
+
+def _decode(path: Path, mode: str) -> UInt8[np.ndarray, "height width *colour"]:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DecodeError(path, getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+
+
+def sample_crop(path: str, occurrence: int, epoch: int, seed: int) -> CropSample:
+    """What is done to a training image.
+
+    Args:
+        path: name of the image, the same on every machine.
+        occurrence: how often it was used in this epoch before.
+        epoch: number of the epoch.
+        seed: seed of the run.
+    """
+    generator = random.Random(repr((path, occurrence, epoch, seed)))
+    return CropSample(*(generator.random() for _ in dataclasses.fields(CropSample)))
+
+
+def steps_per_epoch(manifest: IdentityManifest, batch: int) -> int:
+    """Batches in an epoch: as many as its images fill, but one at least."""
+    return max(1, len(manifest.train) // batch)
+
+
+def check_batch(manifest: IdentityManifest, batch: int, images: int) -> None:
+    """See that a batch of P × K images can be made up.
+
+    Args:
+        manifest: the data.
+        batch: images per step, P · K.
+        images: images per identity, K.
+
+    Raises:
+        UserError: it can't.
+    """
+    identities, rest = divmod(batch, images)
+    if rest or identities < 2:
+        raise UserError(
+            f"train.batch is {batch}, but must be a multiple of reid.images ({images}) with at least 2 identities; "
+            f"take {max(2, round(batch / images)) * images}"
+        )
+    if identities > len(manifest.classes):
+        raise UserError(
+            f"train.batch is {batch}, which takes {identities} identities with reid.images {images} each, but "
+            f"{manifest.root} has {len(manifest.classes)}; lower it to {len(manifest.classes) * images} or less"
+        )
+
+
+def epoch_order(
+    crops: Sequence[Crop], *, steps: int, batch: int, images: int, epoch: int, seed: int
+) -> list[list[tuple[int, int]]]:
+    """Which images every step of an epoch has: (index, times used before), those of one identity after one another.
+
+    Identities are dealt from one deck and the images of each from a deck of its own, so that all are used before any is
+    used again; within a step nothing repeats, unless an identity has fewer than K images.
+    """
+    generator = random.Random(f"identities {epoch} {seed}")
+    of_identity = defaultdict(list)
+    for index, crop in enumerate(crops):
+        of_identity[crop.identity].append(index)
+    identities = Deck(sorted(of_identity), generator)
+    decks = {identity: Deck(of_identity[identity], generator) for identity in sorted(of_identity)}
+    used: Counter[int] = Counter()
+    order: list[list[tuple[int, int]]] = []
+    for _ in range(steps):
+        order.append([])
+        for index in (index for identity in identities.deal(batch // images) for index in decks[identity].deal(images)):
+            order[-1].append((index, used[index]))
+            used[index] += 1
+    return order
+
+
+def train_batches(
+    manifest: IdentityManifest,
+    reid: ReidSettings,
+    views: Sequence[NetworkSpec],
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    loader_workers: int = 0,
+    cache: ImageCache | None = None,
+    quarantine: Quarantine | None = None,
+) -> Iterator[IdentityBatch]:
+    """An epoch of training.
+
+    An image that does not decode is noted, and another of its identity takes its place. An identity none of whose
+    images decode is missing from its batches.
+
+    Args:
+        manifest: the data.
+        reid: images per identity, and what is done to them.
+        views: the networks to be fed, reduced from one unreduced input.
+        seed: of the run.
+        epoch: its number.
+        batch: images per step.
+        loader_workers: decoding processes; 0 decodes ahead in a thread.
+        cache: serves the decoding thread; decoding processes do without.
+        quarantine: takes the images that fail; none: the first failure is an error.
+
+    Raises:
+        UserError: the batch does not fit the data, or too many images failed.
+    """
+    inputs = {(spec.side, spec.aspect) for spec in views}
+    if len(inputs) > 1:
+        raise ValueError(f"the networks have different unreduced inputs (width, aspect): {sorted(inputs, key=str)}")
+    check_batch(manifest, batch, reid.images)
+    steps = steps_per_epoch(manifest, batch)
+    order = epoch_order(manifest.train, steps=steps, batch=batch, images=reid.images, epoch=epoch, seed=seed)
+    reader = _TrainReader(
+        root=manifest.root,
+        crops=manifest.train,
+        reid=reid,
+        networks=tuple(views),
+        order=order,
+        epoch=epoch,
+        seed=seed,
+        cache=None if loader_workers else cache or ImageCache(0),
+    )
+    camera_number = {camera: number for number, camera in enumerate(manifest.cameras)}
+    for step, read in enumerate(_read_all(reader, len(order), loader_workers)):
+        _note(read.failures, quarantine or Quarantine(manifest.listed, 0.0))
+        if read.crops:
+            identities = torch.tensor([crop.identity for crop in read.crops])
+            cameras = torch.tensor([camera_number[crop.camera] for crop in read.crops])
+            yield IdentityBatch(read.views, identities, cameras, step)
+
+
+def evaluation_batches(
+    root: Path,
+    crops: Sequence[Crop],
+    spec: NetworkSpec,
+    *,
+    batch: int,
+    loader_workers: int = 0,
+    cache: ImageCache | None = None,
+    quarantine: Quarantine | None = None,
+) -> Iterator[EvaluationImages]:
+    """Images as they are, in the network's size; those that don't decode are left out.
+
+    Args:
+        root: what paths start from.
+        crops: the images, of query or gallery.
+        spec: the network to be fed.
+        batch: images at a time; the last time it may be fewer.
+        loader_workers: as for training.
+        cache: as for training.
+        quarantine: as for training.
+
+    Raises:
+        UserError: too many images failed.
+    """
+    parts = [range(start, min(start + batch, len(crops))) for start in range(0, len(crops), batch)]
+    reader = _EvaluationReader(root, tuple(crops), spec, parts, None if loader_workers else cache or ImageCache(0))
+    for read in _read_all(reader, len(parts), loader_workers):
+        _note(read.failures, quarantine or Quarantine(len(crops), 0.0))
+        if read.indices:
+            yield EvaluationImages(read.images, torch.tensor(read.indices))
+
+
+def normalise_images(
+    images: UInt8[Tensor, "image 3 height width"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "image 3 height width"]:
+    """(x/255 − mean) / std per colour, in float32 on the images' own device, channels last."""
+    shift = torch.tensor(mean, device=images.device).view(3, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
+    return ((images.float() / 255 - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A training image before anything is done to it."""
+
+    crop: Crop
+    sample: CropSample
+    image: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class _TrainRead:
+    """A batch that was read, and what could not be."""
+
+    crops: tuple[Crop, ...]
+    views: tuple[Tensor, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _TrainReader(Dataset[_TrainRead]):
+    """Reads training batches; also what decoding processes are given."""
+
+    root: Path
+    crops: tuple[Crop, ...]
+    reid: ReidSettings
+    networks: tuple[NetworkSpec, ...]
+    order: Sequence[Sequence[tuple[int, int]]]
+    epoch: int
+    seed: int
+    cache: ImageCache | None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: int) -> _TrainRead:
+        failures: dict[str, str] = {}
+        decoded = [self._decode(index, occurrence, failures) for index, occurrence in self.order[number]]
+        good = [item for item in decoded if item is not None]
+        views = [self._views(item, good) for item in good]
+        return _TrainRead(
+            tuple(item.crop for item in good),
+            tuple(map(torch.stack, zip(*views, strict=True))),
+            tuple(failures.items()),
+        )
+
+    def _decode(self, index: int, occurrence: int, failures: dict[str, str]) -> _Decoded | None:
+        """The image of a place, or the next one of its identity that decodes."""
+        cache = self.cache or ImageCache(0)
+        sample = sample_crop(self.crops[index].path, occurrence, self.epoch, self.seed)
+        for crop in self._of_same_identity(index):
+            try:
+                image = cache.image(self.root / crop.path)
+            except DecodeError as error:
+                failures[crop.path] = error.reason
+                continue
+            return _Decoded(crop, sample, image, self._mask(cache, crop, image, failures))
+        return None
+
+    def _of_same_identity(self, index: int) -> Iterator[Crop]:
+        """An image, and then the others of its identity."""
+        first = self.crops[index]
+        yield first
+        for other in itertools.chain(range(index + 1, len(self.crops)), range(index)):
+            if self.crops[other].identity == first.identity:
+                yield self.crops[other]
+
+    def _mask(self, cache: ImageCache, crop: Crop, image: Tensor, failures: dict[str, str]) -> Tensor | None:
+        if crop.mask is None or self.reid.person_occlusion == 0:
+            return None
+        try:
+            mask = cache.mask(self.root / crop.mask)
+        except DecodeError as error:
+            failures[crop.mask] = error.reason
+            return None
+        if mask.shape != image.shape[1:]:
+            failures[crop.mask] = f"has {tuple(mask.shape)} pixels, but its image {tuple(image.shape[1:])}"
+            return None
+        return mask
+
+    def _views(self, item: _Decoded, batch: Sequence[_Decoded]) -> tuple[Tensor, ...]:
+        picture = self._occluded(item, batch)
+        sizes = {spec.input_shape[1:]: spec for spec in self.networks}
+        made = {size: self._placed(picture, item.sample, spec) for size, spec in sizes.items()}
+        return tuple(made[spec.input_shape[1:]] for spec in self.networks)
+
+    def _occluded(self, item: _Decoded, batch: Sequence[_Decoded]) -> Tensor:
+        reid, sample, picture = self.reid, item.sample, item.image
+        height, width = picture.shape[1:]
+        if sample.ball < reid.ball_occlusion:
+            centre = sample.ball_y * height, sample.ball_x * width
+            picture = occlude_with_ball(picture, centre, height * within(BALL_RADIUS, sample.ball_radius), BALL_FILL)
+        if item.mask is not None and sample.person < reid.person_occlusion:
+            picture = self._behind_somebody(picture, item.mask, item, batch)
+        if sample.erase < reid.erase:
+            picture = erase_rectangle(
+                picture,
+                area=within(ERASED_AREA, sample.erase_area),
+                aspect=within(ERASED_ASPECT, sample.erase_aspect),
+                place=(sample.erase_y, sample.erase_x),
+                noise=np.random.default_rng(int(sample.noise * 2**53)),
+            )
+        return picture
+
+    def _behind_somebody(self, picture: Tensor, mask: Tensor, item: _Decoded, batch: Sequence[_Decoded]) -> Tensor:
+        sample = item.sample
+        donors = [
+            (other.image, other.mask)
+            for other in batch
+            if other.crop.identity != item.crop.identity and other.mask is not None
+        ]
+        if not donors:
+            return picture
+        donor, donor_mask = donors[int(sample.donor * len(donors))]
+        aside = within(DONOR_ASIDE, sample.donor_aside) * (-1 if sample.donor_side < 0.5 else 1)
+        occluded, _ = occlude_with_person(
+            picture,
+            mask,
+            donor,
+            donor_mask,
+            scale=within(DONOR_SCALE, sample.donor_scale),
+            shift=(within(DONOR_DOWN, sample.donor_down), aside),
+        )
+        return occluded
+
+    def _placed(self, picture: Tensor, sample: CropSample, spec: NetworkSpec) -> Tensor:
+        """In a network's size, moved within its padding, perhaps mirrored."""
+        height, width = spec.input_shape[1:]
+        pad = spec.scaled(self.reid.pad) if self.reid.pad else 0
+        padded = F.pad(resized(picture, (height, width)), [pad] * 4)
+        top, left = int(sample.crop_y * (2 * pad + 1)), int(sample.crop_x * (2 * pad + 1))
+        view = padded[:, top : top + height, left : left + width]
+        return view.flip(-1) if self.reid.flip and sample.flip < 0.5 else view
+
+
+@dataclass(frozen=True)
+class _EvaluationRead:
+    """A batch that was read, and what could not be."""
+
+    images: Tensor
+    indices: list[int]
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _EvaluationReader(Dataset[_EvaluationRead]):
+    """Reads evaluation batches; also what decoding processes are given."""
+
+    root: Path
+    crops: tuple[Crop, ...]
+    spec: NetworkSpec
+    parts: Sequence[range]
+    cache: ImageCache | None
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> _EvaluationRead:
+        cache = self.cache or ImageCache(0)
+        height, width = self.spec.input_shape[1:]
+        images, indices, failures = [], [], {}
+        for index in self.parts[number]:
+            path = self.crops[index].path
+            try:
+                images.append(resized(cache.image(self.root / path), (height, width)))
+                indices.append(index)
+            except DecodeError as error:
+                failures[path] = error.reason
+        stacked = torch.stack(images) if images else torch.empty(0)
+        return _EvaluationRead(stacked, indices, tuple(failures.items()))
+
+
+def resized(image: UInt8[Tensor, "3 height width"], size: tuple[int, int]) -> UInt8[Tensor, "3 new_height new_width"]:
+    """Bicubic with antialiasing; the very same image where it has this size already."""
+    if image.shape[1:] == size:
+        return image
+    out: Tensor = tv.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return out
+
+
+def _read_all(reader: Dataset[Read], batches: int, loader_workers: int) -> Iterable[Read]:
+    """All batches in order, read ahead of their use."""
+    if loader_workers:
+        # fresh processes: a fork of one that runs Ray's and CUDA's threads may hang
+        return DataLoader(reader, batch_size=None, num_workers=loader_workers, multiprocessing_context="spawn")
+    return run_ahead(reader.__getitem__, range(batches))
+
+
+def _note(failures: Iterable[tuple[str, str]], quarantine: Quarantine) -> None:
+    for path, reason in failures:
+        quarantine.add(path, reason)
