@@ -12,18 +12,19 @@ from compression.reduction import AXES, reduce
 from compression.spec import NetworkSpec
 from configs.schema import DistillationSettings
 from tests.trainers import tiny
-from trainers.backbones import BACKBONES, Network, build
+from trainers.backbones import Network, VideoNetwork, build
 from trainers.distiller import Distiller, set_teacher_mode, stage_channels
 
 Mode = Literal["train", "eval"]
 Features = Literal["l2", "margin_relu"]
 
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+every_backbone = pytest.mark.parametrize("backbone", tiny.SPECS)
 every_feature_loss = pytest.mark.parametrize("features", ["l2", "margin_relu"])
 
 
-def with_dropout(backbone: str) -> Network:
-    return tiny.random_network(tiny.SPECS[backbone].replace(dropout=0.5))
+def with_dropout(backbone: str) -> VideoNetwork:
+    network: VideoNetwork = tiny.random_network(tiny.SPECS[backbone].replace(dropout=0.5))
+    return network
 
 
 @every_backbone

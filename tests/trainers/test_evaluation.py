@@ -37,7 +37,7 @@ def reference(network: VideoNetwork, manifest: Manifest, starts: tuple[int, ...]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", tiny.SPECS)
 @pytest.mark.parametrize(("clips_per_video", "starts"), [(None, (0, 2, 4)), (1, (2,))])
 def test_softmax_is_averaged_over_clips(
     manifest: Manifest, backbone: str, clips_per_video: int | None, starts: tuple[int, ...]

@@ -121,7 +121,7 @@ def test_weights_of_another_width_name_the_shapes(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.safetensors", wider)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [name for name, row in BACKBONES.items() if row.task == "classification"])
 def test_weights_of_other_classes_say_how_many(backbone: str, tmp_path: Path) -> None:
     save_file(published(backbone, random_state(backbone)), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="tells 4 classes apart, but the data has 7"):

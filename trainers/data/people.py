@@ -355,8 +355,8 @@ def _draw_figure(canvas: Image.Image, figure: Figure, places: Places, rng: np.ra
         paint(_limb((x, y), (hand_x, hand_y), 0.024 * wide, 0.018 * wide), figure.skin)
         elbow = (x + cuff * (hand_x - x), y + cuff * (hand_y - y))
         paint(_limb((x, y), elbow, 0.026 * wide, 0.022 * wide), _dark(figure.top, 0.88))
-    shoulder, hip = 0.088 * wide, 0.07 * wide
-    torso = [(-0.045, 0.165), (0.045, 0.165), (shoulder, 0.205), (hip, 0.53), (-hip, 0.53), (-shoulder, 0.205)]
+    chest, waist = 0.088 * wide, 0.07 * wide
+    torso = [(-0.045, 0.165), (0.045, 0.165), (chest, 0.205), (waist, 0.53), (-waist, 0.53), (-chest, 0.205)]
     paint(torso, figure.top)
     _stripe(canvas, torso, figure, places)
     paint(_box(0.0, 0.505, 0.56, 0.07 * wide, 0.074 * wide), figure.bottom)

@@ -102,7 +102,7 @@ class ReidTask:
                 "take a network that re-identifies"
             )
         set_teacher_mode(teacher, trial.distillation.teacher_mode)
-        return teacher.to(self.place.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return teacher.to(self.place.device).to(memory_format=torch.channels_last)
 
     def _build_heads(self, student: ReidNetwork) -> tuple[IdentityHead, CameraClassifier | None]:
         identity = IdentityHead(
