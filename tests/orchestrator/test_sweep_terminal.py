@@ -87,6 +87,8 @@ def test_no_accuracy_is_cut_off_by_a_narrow_terminal(width: int) -> None:
     assert tables.count("87.7 ± 0.6 ") >= 4
     for label in ("L1", "FPGM", "AGP", "scratch", "random", "L1 iterative", "FPGM iterative"):
         assert label in tables
+    if width >= 80:
+        assert "0.000118" in written(console)
     assert max(map(len, written(console).splitlines())) <= width
 
 

@@ -42,7 +42,7 @@ def test_fpgm_is_the_sum_of_all_distances(shape: tuple[int, ...]) -> None:
 
 
 def test_fpgm_of_filters_that_are_almost_equal() -> None:
-    """By way of a matrix product, ‖a‖² + ‖b‖² − 2ab, these distances would be rounding errors."""
+    """In float32, by way of a matrix product, ‖a‖² + ‖b‖² − 2ab, these distances would be rounding errors."""
     weight = 100 + 1e-3 * random_weight(30, 8, 3, 3)
     torch.testing.assert_close(fpgm(weight).double(), distances_by_hand(weight), rtol=1e-4, atol=0)
 
