@@ -317,7 +317,7 @@ class Training:
 
     def store(self, result: TrialResult) -> None:
         """Write the network, then the result, which makes the trial count as done."""
-        if result.status == "finished":
+        if result.status == "finished" and self.trial.keeps_network:
             save_package(self.folder, self.student, self.task.description(self.student))
             if heads := tensors_of(self._heads()):
                 write_atomically(self.folder / HEADS_FILE, lambda path: save_file(heads, path))

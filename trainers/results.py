@@ -48,7 +48,7 @@ def write_result(folder: Path, trial: Trial, result: TrialResult, quarantine: Qu
         "trial": trial.to_dict(),
         "versions": versions(),
         "quarantined": [{"path": path, "reason": reason} for path, reason in quarantine.items()],
-        "weights_sha256": sha256_of(weights) if result.status == "finished" else None,
+        "weights_sha256": sha256_of(weights) if trial.keeps_network and result.status == "finished" else None,
     }
     write_json(folder / RESULT_FILE, record)
 
@@ -59,8 +59,8 @@ def read_result(folder: Path) -> TrialResult | None:
     if record is None:
         return None
     result = TrialResult(**record["result"])
-    weights = folder / WEIGHTS_FILE
-    if result.status == "finished" and not (weights.is_file() and sha256_of(weights) == record["weights_sha256"]):
+    weights, wanted = folder / WEIGHTS_FILE, record["weights_sha256"]
+    if wanted is not None and not (weights.is_file() and sha256_of(weights) == wanted):
         log.warning("%s does not match its result: the trial is trained again", weights)
         return None
     return result

@@ -85,6 +85,12 @@ class Trial:
         }
 
     @property
+    def keeps_network(self) -> bool:
+        """Whether its network is worth keeping: one that is pruned and only looked at is quickly cut again, and a
+        sensitivity analysis makes hundreds."""
+        return self.pruning is None or self.train is not None
+
+    @property
     def digest(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the canonical JSON of `identity`."""
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))

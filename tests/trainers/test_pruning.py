@@ -120,12 +120,21 @@ def test_the_stored_network_is_small_and_can_be_pruned_again(manifest: Manifest,
 
 @pytest.mark.parametrize("pruner", ["l1", "agp"])
 def test_nothing_changes_at_sparsity_0(pruner: str, manifest: Manifest, start: str, site: Site) -> None:
-    """Without training, the result is the parent's."""
-    trial = make(manifest, start, site, pruning(pruner, 0.0), train=None)
+    trial = make(manifest, start, site, pruning(pruner, 0.0))
     assert trial.network == WIDE
-    tiny.finish(trial, site)
-    weights = [load_file(site.trial_folder(digest) / WEIGHTS_FILE) for digest in (trial.digest, start)]
-    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    training = Training(trial, site, World())
+    training._prune_on(RECIPE, epoch=3)
+    weights = load_file(site.trial_folder(start) / WEIGHTS_FILE)
+    torch.testing.assert_close(training.student.state_dict(), weights, rtol=0, atol=0)
+
+
+def test_a_network_that_is_only_looked_at_is_not_kept(manifest: Manifest, start: str, site: Site) -> None:
+    """Its result counts all the same."""
+    trial = make(manifest, start, site, pruning("l1"), train=None)
+    result = tiny.finish(trial, site)
+    assert (result.status, result.epochs) == ("finished", 0)
+    assert not (site.trial_folder(trial.digest) / WEIGHTS_FILE).exists()
+    assert tiny.finish(trial, site) == dataclasses.replace(result, cached=True)
 
 
 def test_scores_are_computed_once(manifest: Manifest, start: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
