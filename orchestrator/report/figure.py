@@ -64,9 +64,9 @@ def search_figure(state: State, *, narrow: bool = False) -> Figure:
         state: the search.
         narrow: drawn for a column of 400 pixels instead of 900.
     """
-    figure = _figure(narrow, height=4.9)
+    figure = new_figure(narrow, height=4.9)
     axes = figure.add_subplot()
-    _style(axes)
+    style_axes(axes)
     axes.set_xlabel(f"GMACs per {words(state).item} (log scale, cheaper to the right)")
     axes.set_ylabel(f"{words(state).metric} (%)")
     metric = metric_of(state)
@@ -75,15 +75,15 @@ def search_figure(state: State, *, narrow: bool = False) -> Figure:
     _draw_hypotheses(axes, state)
     _draw_line(axes, controls, metric, **CONTROL)
     _draw_line(axes, path, metric, **PATH, zorder=3)
-    _draw_line(axes, path[:1], metric, color=_ink("ink"), linestyle="", marker="*", markersize=17, zorder=4)
+    _draw_line(axes, path[:1], metric, color=ink("ink"), linestyle="", marker="*", markersize=17, zorder=4)
     for row in path:
         _label(axes, row, state)
     if path:
-        _scale_axes(axes)
+        scale_axes(axes)
     else:
-        axes.text(0.5, 0.5, "nothing is trained yet", ha="center", transform=axes.transAxes, color=_ink("muted"))
+        axes.text(0.5, 0.5, "nothing is trained yet", ha="center", transform=axes.transAxes, color=ink("muted"))
         axes.set(xticks=[], yticks=[])
-    _legend(figure, _search_legend(state, bool(controls)), columns=3 if narrow else 8)
+    add_legend(figure, _search_legend(state, bool(controls)), columns=3 if narrow else 8)
     return figure
 
 
@@ -97,11 +97,11 @@ def curves_figure(state: State, curves: Curves, *, narrow: bool = False) -> Figu
     """
     groups = _groups(state, curves)
     across = not narrow and len(groups) > 1
-    figure = _figure(narrow, height=5.2 if across else 2.5 * max(1, len(groups)))
+    figure = new_figure(narrow, height=5.2 if across else 2.5 * max(1, len(groups)))
     shape = (2, len(groups)) if across else (max(1, len(groups)), 2)
     panels = figure.subplots(*shape, squeeze=False)
     for axes in panels.flat:
-        _style(axes)
+        style_axes(axes)
     for number, group in enumerate(groups):
         loss, right = panels[:, number] if across else panels[number]
         right.sharey(panels[-1, 0] if across else panels[0, 1])
@@ -111,14 +111,14 @@ def curves_figure(state: State, curves: Curves, *, narrow: bool = False) -> Figu
                 seen = [row for row in curves[line.digest] if row.get(key) is not None]
                 epochs, values = [row["epoch"] for row in seen], [scale * row[key] for row in seen]
                 axes.plot(epochs, values, color=line.colour, linestyle=line.style, marker=".", linewidth=1.6)
-        loss.set_title(group.title, loc="left", fontsize=11, color=_ink("ink"))
+        loss.set_title(group.title, loc="left", fontsize=11, color=ink("ink"))
         right.set_xlabel("epoch")
         if not across:
             loss.set_xlabel("epoch")
         if number == 0 or not across:
             loss.set_ylabel("loss")
             right.set_ylabel(f"{words(state).metric} (%)")
-    _legend(figure, _curves_legend(groups), columns=3 if narrow else 8)
+    add_legend(figure, _curves_legend(groups), columns=3 if narrow else 8)
     return figure
 
 
@@ -164,40 +164,44 @@ class _Group(NamedTuple):
 
 def _groups(state: State, curves: Curves) -> list[_Group]:
     """What is drawn together: the teacher, then each iteration's hypotheses and control."""
-    groups = [_Group("Teacher", [_Line(state["teacher"]["trial"], "teacher", _ink("ink"), "-")])]
+    groups = [_Group("Teacher", [_Line(state["teacher"]["trial"], "teacher", ink("ink"), "-")])]
     for iteration in state["iterations"]:
         lines = [
-            _Line(row["trial"], AXES[row["axis"]].name, _ink(f"axis-{row['axis']}"), "-")
+            _Line(row["trial"], AXES[row["axis"]].name, ink(f"axis-{row['axis']}"), "-")
             for row in iteration["hypotheses"]
         ]
         if iteration["control"]:
-            lines.append(_Line(iteration["control"]["trial"], "control", _ink("muted"), "--"))
+            lines.append(_Line(iteration["control"]["trial"], "control", ink("muted"), "--"))
         groups.append(_Group(f"Iteration {iteration['iteration']}", lines))
     drawn = [_Group(group.title, [line for line in group.lines if curves.get(line.digest)]) for group in groups]
     return [group for group in drawn if group.lines]
 
 
-def _ink(name: str) -> str:
+def ink(name: str) -> str:
+    """The light shade of a colour of `THEME`."""
     return THEME[name][0]
 
 
-def _figure(narrow: bool, height: float) -> Figure:
+def new_figure(narrow: bool, height: float) -> Figure:
+    """An empty picture for a wide or a narrow page; height in inches."""
     size = (INCH_NARROW if narrow else INCH_WIDE, height)
-    return Figure(figsize=size, layout="constrained", facecolor=_ink("paper"))
+    return Figure(figsize=size, layout="constrained", facecolor=ink("paper"))
 
 
-def _style(axes: Axes) -> None:
-    axes.set_facecolor(_ink("paper"))
+def style_axes(axes: Axes) -> None:
+    """Give axes the look of all our pictures."""
+    axes.set_facecolor(ink("paper"))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_ink("rule"))
-    axes.tick_params(which="both", colors=_ink("muted"), labelsize=10, length=3)
-    axes.grid(color=_ink("rule"), linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(ink("rule"))
+    axes.tick_params(which="both", colors=ink("muted"), labelsize=10, length=3)
+    axes.grid(color=ink("rule"), linewidth=0.8)
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_ink("muted"), fontsize=10.5)
+        label.set(color=ink("muted"), fontsize=10.5)
 
 
-def _scale_axes(axes: Axes) -> None:
+def scale_axes(axes: Axes) -> None:
+    """Cost on a logarithmic axis that falls to the right, and no less than `LEAST_SPAN` points upwards."""
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.margins(x=0.09, y=0.14)
@@ -229,15 +233,15 @@ def _draw_hypotheses(axes: Axes, state: State) -> None:
     for parent, iteration in zip(parents, state["iterations"], strict=False):
         for row in _measured(iteration["hypotheses"], metric):
             winner = row["axis"] == iteration["winner"]
-            _draw_line(axes, [parent, row], metric, color=_ink("rule"), linewidth=1.2)
+            _draw_line(axes, [parent, row], metric, color=ink("rule"), linewidth=1.2)
             _draw_line(
                 axes,
                 [row],
                 metric,
                 marker=MARKERS[row["axis"]],
                 markersize=10 if winner else 8,
-                color=_ink(f"axis-{row['axis']}"),
-                markeredgecolor=_ink("ink" if winner else "paper"),
+                color=ink(f"axis-{row['axis']}"),
+                markeredgecolor=ink("ink" if winner else "paper"),
                 markeredgewidth=1.8 if winner else 0.8,
                 zorder=4 if winner else 5,
             )
@@ -253,13 +257,14 @@ def _label(axes: Axes, row: Row, state: State) -> None:
         xytext=(7, 8),
         textcoords="offset points",
         fontsize=10.5,
-        color=_ink("ink"),
+        color=ink("ink"),
         linespacing=1.25,
         zorder=7,
     )
 
 
-def _legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
+def add_legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
+    """A legend below the picture, if there is anything to explain."""
     if handles:
         figure.legend(
             handles=handles,
@@ -267,7 +272,7 @@ def _legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
             ncols=min(columns, len(handles)),
             frameon=False,
             fontsize=10,
-            labelcolor=_ink("ink"),
+            labelcolor=ink("ink"),
             handletextpad=0.5,
             columnspacing=1.4,
         )
@@ -278,7 +283,7 @@ def _search_legend(state: State, controls: bool) -> list[Line2D]:
     tried = {row["axis"] for row in _measured(rows, metric_of(state))}
     handles = [
         Line2D(
-            [], [], linestyle="", marker=MARKERS[axis], markersize=8, color=_ink(f"axis-{axis}"), label=AXES[axis].name
+            [], [], linestyle="", marker=MARKERS[axis], markersize=8, color=ink(f"axis-{axis}"), label=AXES[axis].name
         )
         for axis in AXES
         if axis in tried

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from orchestrator.report import UNKNOWN, Row, State, words
-from orchestrator.report.figure import LEAST_SPAN, PATH, _figure, _ink, _legend, _scale_axes, _style
+from orchestrator.report.figure import LEAST_SPAN, PATH, add_legend, ink, new_figure, scale_axes, style_axes
 from orchestrator.sweep_table import (
     Column,
     Summary,
@@ -69,9 +69,9 @@ def sweep_figure(state: State, *, narrow: bool = False) -> Figure:
     """
     summaries, teacher = summarise(state["cells"]), state["teacher"]
     drawn = [row for row in summaries if row.mean is not None and row.gmacs is not None]
-    figure = _figure(narrow, height=5.4)
+    figure = new_figure(narrow, height=5.4)
     axes = figure.add_subplot()
-    _style(axes)
+    style_axes(axes)
     axes.set_xlabel(f"GMACs per {words(state).item} (log scale, cheaper to the right)")
     axes.set_ylabel(f"{words(state).metric} (%)")
     start = _teacher_point(teacher)
@@ -79,15 +79,15 @@ def sweep_figure(state: State, *, narrow: bool = False) -> Figure:
         _draw_column(axes, column, [row for row in drawn if row.column == column], start)
     front = mean_front(drawn, teacher)
     _draw_front(axes, [*_unbeaten(start, front), *map(_point, front)])
-    axes.plot(*_coordinates(start), color=_ink("ink"), linestyle="", marker="*", markersize=17, zorder=7)
+    axes.plot(*_coordinates(start), color=ink("ink"), linestyle="", marker="*", markersize=17, zorder=7)
     if start or drawn:
-        _scale_axes(axes)
+        scale_axes(axes)
         if narrow:
             axes.margins(x=0.17)  # the label of the last marker needs more of a narrow picture
         axes.xaxis.set_major_locator(LogLocator(subs=_cost_ticks(*axes.get_xlim(), narrow)))
     else:
         _say_nothing(axes, "nothing is measured yet")
-    _legend(figure, _sweep_legend(columns(drawn), front, start), columns=3 if narrow else 9)
+    add_legend(figure, _sweep_legend(columns(drawn), front, start), columns=3 if narrow else 9)
     labels = [(f"{row.column.label} {row.sparsity:g}", _point(row)) for row in reversed(front)]
     _place_labels(axes, labels, start)
     return figure
@@ -100,10 +100,10 @@ def sensitivity_figure(state: State, *, narrow: bool = False) -> Figure:
         state: a sensitivity analysis.
         narrow: drawn for a column of 400 pixels instead of 900.
     """
-    figure = _figure(narrow, height=5.0)
+    figure = new_figure(narrow, height=5.0)
     axes = figure.add_subplot()
     _draw_sensitivity(axes, state)
-    _legend(figure, _sensitivity_legend(state), columns=1 if narrow else 4)
+    add_legend(figure, _sensitivity_legend(state), columns=1 if narrow else 4)
     return figure
 
 
@@ -111,11 +111,11 @@ def sensitivity_picture(state: State) -> Figure:
     """The same with the heat map of layers and sparsities below; for a file of its own, not for a page."""
     layers = state["layers"]
     below = 0.9 + 0.24 * max(1, len(layers))
-    figure = _figure(narrow=False, height=5.0 + below)
+    figure = new_figure(narrow=False, height=5.0 + below)
     curves, heat = figure.subplots(2, 1, height_ratios=(4.0, below))
     _draw_sensitivity(curves, state)
     _draw_heat(heat, state)
-    _legend(figure, _sensitivity_legend(state), columns=4)
+    add_legend(figure, _sensitivity_legend(state), columns=4)
     return figure
 
 
@@ -166,23 +166,23 @@ def _coordinates(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
 def _line_style(column: Column) -> dict[str, Any]:
     if column.control is not None:
         return {
-            "color": _ink("muted"),
+            "color": ink("muted"),
             "linestyle": (0, (4, 3)),
             "linewidth": 1.4,
             "marker": CONTROL_MARKERS.get(column.control, "x"),
             "markersize": 5.5,
-            "markerfacecolor": _ink("paper"),
+            "markerfacecolor": ink("paper"),
         }
     base = column.pruner.removesuffix("-iterative")
     colour, marker = PRUNER_STYLES.get(base, ("ink", "X"))
     hollow = base != column.pruner
     return {
-        "color": _ink(colour),
+        "color": ink(colour),
         "linestyle": ":" if hollow else "-",
         "linewidth": 1.8,
         "marker": marker,
         "markersize": 7,
-        "markerfacecolor": _ink("paper" if hollow else colour),
+        "markerfacecolor": ink("paper" if hollow else colour),
     }
 
 
@@ -213,7 +213,7 @@ def _front_line() -> dict[str, Any]:
 
 def _front_ring() -> dict[str, Any]:
     return {
-        "color": _ink("ink"),
+        "color": ink("ink"),
         "marker": "o",
         "markersize": 12,
         "markerfacecolor": "none",
@@ -224,7 +224,7 @@ def _front_ring() -> dict[str, Any]:
 def _sweep_legend(drawn: Sequence[Column], front: Sequence[Summary], start: Sequence[_Point]) -> list[Line2D]:
     handles = []
     if start:
-        handles.append(Line2D([], [], linestyle="", marker="*", markersize=12, color=_ink("ink"), label="unpruned"))
+        handles.append(Line2D([], [], linestyle="", marker="*", markersize=12, color=ink("ink"), label="unpruned"))
     handles += [
         Line2D([], [], **_line_style(column), label=f"control: {column.label}" if column.control else column.label)
         for column in drawn
@@ -259,7 +259,7 @@ def _place_labels(axes: Axes, labels: Sequence[tuple[str, _Point]], start: Seque
             if inside and not _hits(box, taken) and not any(_overlap(box, other) for other in boxes):
                 boxes.append(box)
                 axes.annotate(
-                    text, point, xytext=(right, up), textcoords="offset points", fontsize=10, color=_ink("ink"),
+                    text, point, xytext=(right, up), textcoords="offset points", fontsize=10, color=ink("ink"),
                     va="bottom", zorder=8,
                 )  # fmt: skip
                 break
@@ -291,7 +291,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 
 
 def _draw_sensitivity(axes: Axes, state: State) -> None:
-    _style(axes)
+    style_axes(axes)
     axes.set_xlabel("sparsity of the layer")
     axes.set_ylabel(f"{words(state).metric} (%)")
     reference, ranked = finished_accuracy(state["teacher"]), by_sensitivity(state)
@@ -314,13 +314,13 @@ def _draw_sensitivity(axes: Axes, state: State) -> None:
 
 def _layer_style(position: int) -> dict[str, Any]:
     if position >= len(LAYER_STYLES):
-        return {"color": _ink("muted"), "linewidth": 1, "alpha": 0.45}
+        return {"color": ink("muted"), "linewidth": 1, "alpha": 0.45}
     colour, marker = LAYER_STYLES[position]
-    return {"color": _ink(colour), "marker": marker, "markersize": 6.5, "linewidth": 1.8}
+    return {"color": ink(colour), "marker": marker, "markersize": 6.5, "linewidth": 1.8}
 
 
 def _limit_style() -> dict[str, Any]:
-    return {"color": _ink("ink"), "linewidth": 1, "linestyle": (0, (4, 3))}
+    return {"color": ink("ink"), "linewidth": 1, "linestyle": (0, (4, 3))}
 
 
 def _sensitivity_legend(state: State) -> list[Line2D]:
@@ -338,7 +338,7 @@ def _sensitivity_legend(state: State) -> list[Line2D]:
 
 def _draw_heat(axes: Axes, state: State) -> None:
     """Layer × sparsity, the drop in points written in every cell; white where nothing is known."""
-    _style(axes)
+    style_axes(axes)
     layers, max_drop = state["layers"], state["max_drop"]
     across = sorted({row["sparsity"] for layer in layers for row in layer["points"]})
     if not across:
@@ -351,13 +351,13 @@ def _draw_heat(axes: Axes, state: State) -> None:
             drops[line, across.index(row["sparsity"])] = np.nan if drop is None else drop
     bounds = [-1e3, *heat_bounds(max_drop), 1e3]
     colours = ListedColormap([light for light, _ in HEAT])
-    axes.pcolormesh(drops, cmap=colours, norm=BoundaryNorm(bounds, len(HEAT)), edgecolors=_ink("paper"), linewidth=1.5)
+    axes.pcolormesh(drops, cmap=colours, norm=BoundaryNorm(bounds, len(HEAT)), edgecolors=ink("paper"), linewidth=1.5)
     for (line, column), drop in np.ndenumerate(drops):
         known = not np.isnan(drop)
         light = known and heat_step(drop, max_drop) >= HEAT_INVERTED
         axes.text(
             column + 0.5, line + 0.5, written_drop(drop) if known else UNKNOWN,
-            ha="center", va="center", fontsize=9.5, color=_ink("paper" if light else "ink"),
+            ha="center", va="center", fontsize=9.5, color=ink("paper" if light else "ink"),
         )  # fmt: skip
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -369,5 +369,5 @@ def _draw_heat(axes: Axes, state: State) -> None:
 
 
 def _say_nothing(axes: Axes, why: str) -> None:
-    axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes, color=_ink("muted"))
+    axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes, color=ink("muted"))
     axes.set(xticks=[], yticks=[])
