@@ -104,7 +104,7 @@ class ReidSettings(Settings):
     margin: PositiveFloat = 0.3
     """Its margin, a distance between vectors of length 1."""
     circle_weight: NonNegativeFloat = 0.0
-    """Weight of the circle loss."""
+    """Weight of the circle loss, divided by the batch size as in the source's code."""
     circle_margin: Probability = 0.25
     """Its relaxation m."""
     circle_gamma: PositiveFloat = 32.0

@@ -396,8 +396,16 @@ def settings_of_model(
 
 
 def listed(text: str | None) -> list[Any] | None:
-    """`0.3,0.5` as values of a list; an empty part is left for the settings to refuse."""
-    return None if text is None else [yaml.safe_load(part) for part in text.split(",")]
+    """`0.3,0.5` as values of a list; what is no value is left for the settings to refuse."""
+    return None if text is None else [value_of(part) for part in text.split(",")]
+
+
+def value_of(text: str) -> Any:
+    """A number or a word; text that is no YAML as it is."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def read_layer_sparsity(path: Path) -> dict[str, Any]:
@@ -408,10 +416,10 @@ def read_layer_sparsity(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sparsities: dict[str, Any] = content["prune"]["max_sparsity"]
+        sparsities: dict[str, Any] = dict(content["prune"]["max_sparsity"])
     except OSError as error:
         raise UserError(f"--layer-sparsity {path} can't be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"--layer-sparsity {path} has no prune.max_sparsity; give the sensitivity.yaml of `sweep sensitivity`"
         ) from error

@@ -14,11 +14,13 @@ from trainers.files import copy_file, read_json, write_json, write_text
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.results import RESULT_FILE
 
+METRICS_FILE = "metrics.json"
+"""What a model reached, and on which data."""
 NUMBERS = (
     *("name", "top1", "top5", "map", "gmacs", "params", "frames", "side", "height", "width", "trial", "sequence"),
     *("pruner", "sparsity", "engine", "seed", "latency_ms"),
 )
-"""What `metrics.json` has of a model, as far as its kind of search knows it."""
+"""What it has of a model, as far as its kind of search knows it."""
 
 
 def export_models(store: Store, run: RunFolder, state: State) -> None:
@@ -30,11 +32,16 @@ def export_models(store: Store, run: RunFolder, state: State) -> None:
 def remove_stale_models(run: RunFolder, state: State) -> None:
     """Remove models that an earlier, longer search under this name exported and this finished one did not."""
     kept = {Path(model["path"]).name for model in exported(state)}
-    ours = {model_name(cell["name"]) for cell in state.get("cells", [])}
     for folder in (run.path / "models").glob("*"):
-        named_by_us = folder.name in ours or folder.name.startswith("PAS-")
+        named_by_us = folder.name.startswith("PAS-") or holds_cell(folder)
         if named_by_us and folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
+
+
+def holds_cell(folder: Path) -> bool:
+    """Whether a folder is a cell's model where it was exported to; one that was put there under another name is not."""
+    numbers = read_json(folder / METRICS_FILE) or {}
+    return "pruner" in numbers and model_name(numbers["name"]) == folder.name
 
 
 def model_name(cell: str) -> str:
@@ -54,7 +61,7 @@ def export_model(trial: Path, target: Path, model: dict[str, Any], state: State)
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         copy_file(trial / name, target / name)
     numbers = {key: model[key] for key in NUMBERS if key in model}
-    write_json(target / "metrics.json", {**numbers, "data": state["data"]})
+    write_json(target / METRICS_FILE, {**numbers, "data": state["data"]})
     record = read_json(trial / RESULT_FILE)
     card = cell_card(model, state, record) if "pruner" in model else model_card(model, state, record)
     write_text(target / "card.md", card)

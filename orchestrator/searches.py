@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compression.pruning.groups import ChannelGroup, GraphError
+from compression.pruning.nni_engine import load_nni
 from compression.pruning.selection import PruningError, PruningRule, layer_sparsities
 from compression.spec import NetworkSpec
 from configs.errors import UserError
@@ -201,7 +202,16 @@ class SweepDriver(TrainDriver):
         self._try_plans()
 
     def _try_plans(self) -> None:
-        """Ask for every cell on random weights: what is wrong is the same with trained ones."""
+        """Ask for every cell on random weights: what is wrong is the same with trained ones.
+
+        Raises:
+            UserError: a cell can't be pruned like that, or there is no such engine here.
+        """
+        if self.session.settings.prune.engine == "nni":
+            try:
+                load_nni()
+            except PruningError as error:
+                raise UserError(f"prune: {error}") from error
         network = self.session.untrained()
         for pruner in self.session.settings.sweep.pruners:
             for sparsity in self.session.settings.sweep.sparsity:
@@ -311,7 +321,14 @@ class SensitivityDriver(SweepDriver):
                 f"sweep.pruners is {', '.join(sweep.pruners)}, but a sensitivity analysis takes one of "
                 f"{', '.join(SENSITIVITY_PRUNERS)}; choose with --pruner"
             )
+        if not any(sweep.sparsity):
+            raise UserError("sweep.sparsity is 0, but then no layer loses anything; give at least one above 0")
         self._try_plans()
+        if not self.prunable:
+            raise UserError(
+                f"prune.exclude is {list(self.session.settings.prune.exclude)}, which leaves no layer to be pruned; "
+                "exclude fewer"
+            )
 
     def start(self) -> Search | None:
         """See `Driver`."""

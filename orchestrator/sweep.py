@@ -114,10 +114,12 @@ def prune_cells(
         for sparsity in sorted(sweep.sparsity):
             for number in sweep.seeds or (seed,):
                 by = sweep.pruners[0] if pruner == SCRATCH else pruner
-                pruning = Pruning.model_validate({**prune.model_dump(), "pruner": by, "sparsity": sparsity})
+                engine = prune.engine if pruner not in (SCRATCH, RANDOM) else "own"
+                asked = {**prune.model_dump(), "engine": engine, "pruner": by, "sparsity": sparsity}
+                pruning = Pruning.model_validate(asked)
                 left = plan(pruning, number)
                 name = f"{backbone}-{pruner}-{sparsity:g}"
-                name += "-nni" if prune.engine == "nni" and pruner != SCRATCH else ""
+                name += "-nni" if engine == "nni" else ""
                 cells.append(
                     Cell(
                         pruner=pruner,

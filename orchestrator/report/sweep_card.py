@@ -17,16 +17,17 @@ def cell_card(model: Row, state: State, record: dict[str, Any]) -> str:
         state: the sweep that it came from.
         record: `result.json` of the trial that trained it: its own recipe and versions.
     """
-    return "\n\n".join([_what(model, state), _numbers(model, state), USE, _origin(model, state, record)]) + "\n"
+    return "\n\n".join([_what(model, state, record), _numbers(model, state), USE, _origin(model, state, record)]) + "\n"
 
 
-def _what(model: Row, state: State) -> str:
+def _what(model: Row, state: State, record: dict[str, Any]) -> str:
+    of = "each layer" if record["trial"]["pruning"]["scope"] == "local" else "all layers together"
     does = "embeds images for re-identification" if state["metric"] == "map" else "classifies videos"
     return (
         f"# {model['name']}\n\n"
         f"A {state['backbone']} network that {does}. Pruner {model['pruner']} removed {percent(model['sparsity'], 0)} "
-        f"of the filters of each layer (engine: {model['engine']}); they are gone, not masked. Fine-tuned for "
-        f"{model['finetune_epochs']} epochs."
+        f"of the filters of {of} (engine: {model['engine']}); they are gone, not masked. Epochs of fine-tuning: "
+        f"{model['finetune_epochs']}."
     )
 
 

@@ -102,7 +102,7 @@ def test_broken_videos_are_named(refused: Refused, digits: Path, tmp_path: Path)
     (data / "videos" / "train-left-000.mp4").write_bytes(b"")
     (data / "videos" / "val-up-001.mp4").unlink()
     message = refused("--data", f"csv:{data}")
-    assert "2 of 48 videos can't be used, but data.max_quarantined allows a share of 0.02" in message
+    assert "2 of 48 files can't be used, but data.max_quarantined allows a share of 0.02" in message
     assert "videos/train-left-000.mp4: is empty (0 bytes)" in message
     assert "videos/val-up-001.mp4: does not exist" in message
 

@@ -283,14 +283,14 @@ def _cut_all(cutter: _Cutter, loader_workers: int, quarantine: Quarantine) -> It
             cutter, batch_size=None, num_workers=loader_workers, multiprocessing_context="spawn"
         )
     else:
-        cuts = _run_ahead(cutter.__getitem__, range(len(cutter)))
+        cuts = run_ahead(cutter.__getitem__, range(len(cutter)))
     for cut in cuts:
         for path, reason in cut.failures:
             quarantine.add(path, reason)
         yield cut
 
 
-def _run_ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+def run_ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
     """`map` whose calls are made in one background thread, a few ahead; the thread ends when the caller stops."""
     todo = iter(items)
     pending: deque[Future[R]] = deque()

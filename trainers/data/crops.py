@@ -36,7 +36,7 @@ from torchvision.transforms.v2 import functional as tv
 from compression.spec import NetworkSpec
 from configs.errors import UserError
 from configs.schema import ReidSettings
-from trainers.data.clips import _run_ahead as run_ahead
+from trainers.data.clips import run_ahead
 from trainers.data.decode import DecodeError
 from trainers.data.identities import Crop, IdentityManifest
 from trainers.data.occlusion import (

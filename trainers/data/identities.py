@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from configs.errors import UserError
 from configs.schema import DataSettings
 from trainers.data.market1501 import IdentityListing, ListedImage, list_market1501, list_synthetic_people
-from trainers.data.probes import _hash_of_ends as hash_of_ends
+from trainers.data.probes import hash_of_ends
 from trainers.data.quarantine import Quarantine
 from trainers.files import read_json, write_json
 

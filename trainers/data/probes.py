@@ -53,7 +53,7 @@ class Probes:
         """
         entry = self._known.get(path)
         if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            look = Look(_hash_of_ends(self._root / path), probe_video(self._root / path))
+            look = Look(hash_of_ends(self._root / path), probe_video(self._root / path))
             entry = [stat.st_size, stat.st_mtime_ns, look.ends_sha256, *dataclasses.astuple(look.info)]
         self._seen[path] = entry
         _, _, ends, frames, fps, height, width = entry
@@ -65,7 +65,7 @@ class Probes:
             write_json(self._file, self._seen)
 
 
-def _hash_of_ends(path: Path) -> str:
+def hash_of_ends(path: Path) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

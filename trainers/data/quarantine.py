@@ -1,33 +1,33 @@
-"""Videos that can't be used: remembered with the reason, tolerated up to a share."""
+"""Videos or images that can't be used: remembered with the reason, tolerated up to a share."""
 
 from collections.abc import Iterable
 
 from configs.errors import UserError
 
 SHOWN = 10
-"""Videos named in the error; a report has them all."""
+"""Files named in the error; a report has them all."""
 
 
 class Quarantine:
-    """Unusable videos of a data set.
+    """Unusable files of a data set.
 
     Args:
-        videos: number of videos listed, good and bad.
+        files: number of files listed, good and bad.
         max_share: largest share of them that may be bad.
         known: those found bad earlier, as (path, reason).
     """
 
-    def __init__(self, videos: int, max_share: float, known: Iterable[tuple[str, str]] = ()) -> None:
-        self._videos = videos
+    def __init__(self, files: int, max_share: float, known: Iterable[tuple[str, str]] = ()) -> None:
+        self._files = files
         self._max_share = max_share
         self._reasons = dict(known)
 
     def items(self) -> list[tuple[str, str]]:
-        """(path, reason) of every unusable video, by path."""
+        """(path, reason) of every unusable file, by path."""
         return sorted(self._reasons.items())
 
     def add(self, path: str, reason: str) -> None:
-        """Note a video that failed; the first reason stays.
+        """Note a file that failed; the first reason stays.
 
         Raises:
             UserError: now too many have failed.
@@ -36,20 +36,20 @@ class Quarantine:
         self.check()
 
     def check(self) -> None:
-        """See that not too many videos are unusable.
+        """See that not too many files are unusable.
 
         Raises:
             UserError: more than the share; names the first ten.
         """
         bad = len(self._reasons)
-        if bad <= self._max_share * self._videos:
+        if bad <= self._max_share * self._files:
             return
         lines = [f"  {path}: {reason}" for path, reason in self.items()[:SHOWN]]
         rest = [f"  … and {bad - SHOWN} more"] if bad > SHOWN else []
         raise UserError(
             "\n".join(
                 [
-                    f"{bad} of {self._videos} videos can't be used, but data.max_quarantined allows a share of "
+                    f"{bad} of {self._files} files can't be used, but data.max_quarantined allows a share of "
                     f"{self._max_share:g}. Repair or unlist them, or raise data.max_quarantined:",
                     *lines,
                     *rest,

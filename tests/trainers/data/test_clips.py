@@ -107,9 +107,9 @@ def test_a_video_that_fails_on_the_way_is_left_out(csv_folder: Path, manifest: M
 def test_too_many_failures_stop_the_training(csv_folder: Path, manifest: Manifest) -> None:
     for i in range(2):
         (csv_folder / f"train{i}.mp4").write_bytes(b"no video")
-    with pytest.raises(UserError, match="2 of 9 videos can't be used"):
+    with pytest.raises(UserError, match="2 of 9 files can't be used"):
         epoch(manifest, quarantine=Quarantine(9, 0.2))
-    with pytest.raises(UserError, match="1 of 9 videos can't be used"):
+    with pytest.raises(UserError, match="1 of 9 files can't be used"):
         epoch(manifest)
 
 
@@ -167,7 +167,7 @@ def test_running_ahead_is_bounded_and_ends_with_the_consumer() -> None:
         called.append(item)
         return item
 
-    results = data._run_ahead(call, range(1000))
+    results = data.run_ahead(call, range(1000))
     assert next(results) == 0
     while len(called) <= data.BATCHES_AHEAD:
         time.sleep(0.01)
@@ -178,7 +178,7 @@ def test_running_ahead_is_bounded_and_ends_with_the_consumer() -> None:
 
 
 def test_an_exception_of_the_thread_reaches_the_consumer_in_its_turn() -> None:
-    results = data._run_ahead(lambda item: 1 // (2 - item), range(5))
+    results = data.run_ahead(lambda item: 1 // (2 - item), range(5))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

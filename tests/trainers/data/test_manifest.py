@@ -46,7 +46,7 @@ def test_too_many_bad_files_are_one_error_with_ten_of_them(tmp_path: Path, write
     write_video(tmp_path / "good.mp4")
     (tmp_path / "train.csv").write_text("good.mp4 0\n" + "".join(f"gone{i:02d}.mp4 0\n" for i in range(12)))
     (tmp_path / "val.csv").write_text("good.mp4 0\n")
-    with pytest.raises(UserError, match=r"12 of 14 videos can't be used.* allows a share of 0\.8") as caught:
+    with pytest.raises(UserError, match=r"12 of 14 files can't be used.* allows a share of 0\.8") as caught:
         build(tmp_path, max_quarantined=0.8)
     message = str(caught.value)
     assert "gone09.mp4: does not exist" in message
