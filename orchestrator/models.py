@@ -32,14 +32,15 @@ def export_models(store: Store, run: RunFolder, state: State) -> None:
 def remove_stale_models(run: RunFolder, state: State) -> None:
     """Remove models that an earlier, longer search under this name exported and this finished one did not."""
     kept = {Path(model["path"]).name for model in exported(state)}
+    cells = {model_name(cell["name"]) for cell in state.get("cells", [])}
     for folder in (run.path / "models").glob("*"):
-        named_by_us = folder.name.startswith("PAS-") or holds_cell(folder)
+        named_by_us = folder.name.startswith("PAS-") or folder.name in cells or holds_cell(folder)
         if named_by_us and folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
 
 
 def holds_cell(folder: Path) -> bool:
-    """Whether a folder is a cell's model where it was exported to; one that was put there under another name is not."""
+    """Whether a folder is a cell's model, and where it was exported to; a copy that somebody made is theirs."""
     numbers = read_json(folder / METRICS_FILE) or {}
     return "pruner" in numbers and model_name(numbers["name"]) == folder.name
 

@@ -6,17 +6,22 @@ import errno
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from configs.schema import ClipSettings
+from compression.spec import NetworkSpec
+from configs.schema import ClipSettings, ReidSettings
 from orchestrator.cli import run
 from tests.integration.conftest import read_state
-from tests.orchestrator.scripted import small_settings
+from tests.orchestrator.scripted import SECONDS, small_settings
 from trainers import checkpoint
-from trainers.backbones import build, preset
+from trainers.backbones import BACKBONES, Network, build, preset
 from trainers.loop import EpochMetrics, run_trial
 from trainers.package import Description, save_package
 from trainers.site import Site
@@ -31,18 +36,23 @@ def refused(search: list[str], tmp_path: Path, capsys: Captured) -> Refused:
     """Runs a search with more arguments, which must be refused; returns the message."""
 
     def refuse(*more: str, runs: Path = tmp_path / "runs") -> str:
-        assert run([*search, "--runner", "local", "--runs", str(runs), *more]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("error:") == 1
-        assert "Traceback" not in err
-        harmless = ("lock", "probes-")  # what is remembered of video files is whole, and true whatever the settings
-        left = [path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(harmless)]
-        assert left == [], "something half-written"
-        return err
+        return refusal([*search, "--runner", "local", "--runs", str(runs), *more], runs, capsys)
 
     return refuse
+
+
+def refusal(arguments: list[str], runs: Path, capsys: Captured) -> str:
+    """The one message with which a command line is refused; nothing is left of it."""
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("error:") == 1
+    assert "Traceback" not in err
+    harmless = ("lock", "probes-")  # what is remembered of video files is whole, and true whatever the settings
+    left = [path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(harmless)]
+    assert left == [], "something half-written"
+    return err
 
 
 @pytest.mark.parametrize(
@@ -137,6 +147,168 @@ def test_a_teacher_of_another_architecture(refused: Refused, package: Path) -> N
     assert "Check network.backbone, network.preset and network.width" in message
     message = refused("--teacher", str(package), "--set", "network.backbone=r2plus1d")
     assert "is a slowfast, but network.backbone is r2plus1d" in message
+
+
+# Sweeps
+
+
+@pytest.fixture
+def sweep_refused(digits: Path, tmp_path: Path, capsys: Captured) -> Refused:
+    """Runs a sweep over a small R(2+1)D with more arguments, which must be refused; returns the message."""
+
+    def refuse(*more: str, command: str = "prune", model: str | Path = "r2plus1d", data: str = f"csv:{digits}") -> str:
+        runs = tmp_path / "runs"
+        overrides = [argument for override in SECONDS for argument in ("--set", override)]
+        base = ["sweep", command, "--model", str(model), "--data", data, "--name", "mine", *overrides]
+        return refusal([*base, "--runner", "local", "--runs", str(runs), *more], runs, capsys)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--sparsity", "0.5,1"], ["sweep.sparsity.1 is 1", "less than 1"]),
+        (["--sparsity=-0.1"], ["sweep.sparsity.0 is -0.1", "greater than or equal to 0"]),
+        (["--sparsity", "nan"], ["sweep.sparsity.0 is 'nan'", "finite number"]),
+        (["--sparsity", "half"], ["sweep.sparsity.0 is 'half'", "must be a number"]),
+        (["--sparsity", "[0.3,0.5]"], ["sweep.sparsity.0 is '[0.3'", "must be a number"]),
+        (["--sparsity", "0.5,"], ["sweep.sparsity.1 is None", "must be a number"]),
+        (["--sparsity", "0.5,0.50"], ["sweep.sparsity is [0.5, 0.5]", "name each once"]),
+        (["--pruners", "l1,fgpm"], ["sweep.pruners.1 is 'fgpm'", "one of l1, l2, fpgm, agp", "did you mean fpgm?"]),
+        (["--controls", "scrach"], ["sweep.controls.0 is 'scrach'", "did you mean scratch?"]),
+        (["--seeds", "0,-1"], ["sweep.seeds.1 is -1", "greater than or equal to 0"]),
+        (["--engine", "nny"], ["prune.engine is 'nny'", "did you mean nni?"]),
+        (["--set", "prune.max_sparsity={stem.0: 1.5}"], ["prune.max_sparsity.stem.0 is 1.5", "less than 1"]),
+        (
+            ["--set", "prune.layers={layer1.0.conv1.0.4: 0.5}"],
+            ["prune: layers names 'layer1.0.conv1.0.4'", "no layer that can be pruned", "mean layer1.0.conv1.0.3"],
+        ),
+        (
+            ["--set", "prune.exclude=['layer9.*']"],
+            ["prune: exclude names 'layer9.*'", "no layer that can be pruned", "layer"],
+        ),
+        (
+            ["--set", "prune.max_sparsity={stem.1: 0.5}"],
+            ["prune: max_sparsity names 'stem.1'", "did you mean stem.", "stem.0"],
+        ),
+        (["--scope", "global", "--pruners", "l1,agp"], ["prune.scope is global, but agp", "set prune.scope=local"]),
+        (
+            ["--scope", "global", "--engine", "nni", "--pruners", "l1"],
+            ["engine nni prunes with scope local", "or engine own"],
+        ),
+        (["--set", "distillation.features=l2"], ["distillation.features is l2", "set distillation.features=none"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_wrong_settings_of_a_sweep(arguments: list[str], told: list[str], sweep_refused: Refused) -> None:
+    message = sweep_refused(*arguments)
+    for part in told:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--sparsity", "0"], "sweep.sparsity is 0, but then no layer loses anything"),
+        (["--set", "prune.exclude=['*']"], "prune.exclude is ['*'], which leaves no layer to be pruned"),
+        (
+            ["--set", "sweep.pruners=[agp]"],
+            "sweep.pruners is agp, but a sensitivity analysis takes one of l1, l2, fpgm",
+        ),
+    ],
+    ids=["nothing", "no layer", "gradual"],
+)
+def test_wrong_settings_of_an_analysis(arguments: list[str], told: str, sweep_refused: Refused) -> None:
+    assert told in sweep_refused(*arguments, command="sensitivity")
+
+
+def test_a_model_that_does_not_exist(sweep_refused: Refused, tmp_path: Path) -> None:
+    message = sweep_refused(model=tmp_path / "nowhere")
+    assert f"--model is '{tmp_path}/nowhere', but there is no such folder; give a model folder like runs/" in message
+    assert "slowfast, r2plus1d, reid" in message
+
+
+def test_a_model_that_is_something_else(sweep_refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path}/empty is no model folder: it needs a readable network.json" in sweep_refused(
+        model=tmp_path / "empty"
+    )
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file is no model folder" in sweep_refused(model=tmp_path / "file")
+
+
+def test_a_model_of_other_classes(sweep_refused: Refused, package: Path) -> None:
+    assert f"{package} tells 3 classes apart, but the data has 8" in sweep_refused(model=package)
+
+
+def test_images_for_a_network_that_is_fed_clips(sweep_refused: Refused, package: Path) -> None:
+    for model in (package, "r2plus1d"):
+        message = sweep_refused(model=model, data="synthetic-people")
+        assert "data.source is synthetic-people, but " in message
+        assert "needs one of moving-digits, csv, ucf101, hmdb51, folders; say which with --data" in message
+
+
+def test_clips_for_a_network_that_is_fed_images(sweep_refused: Refused, tmp_path: Path) -> None:
+    spec = BACKBONES["reid"].presets["tiny"].replace(classes=2)
+    save_package(tmp_path / "reid", build(spec), Description(spec=spec, reid=ReidSettings(), classes=("a", "b")))
+    told = "but reid needs one of synthetic-people, market1501; say which with --data"
+    assert f"data.source is csv, {told}" in sweep_refused(model=tmp_path / "reid")
+    assert f"data.source is moving-digits, {told}" in sweep_refused(model=tmp_path / "reid", data="moving-digits")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"prune: 3", b"prune:\n  max_sparsity:", b"prune:\n  max_sparsity: 0.5", b"- 1", b"a: [", b"\xff"],
+    ids=repr,
+)
+def test_a_file_that_is_no_sensitivity(content: bytes, sweep_refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "sensitivity.yaml"
+    path.write_bytes(content)
+    message = sweep_refused("--layer-sparsity", str(path))
+    assert f"--layer-sparsity {path} has no prune.max_sparsity; give the sensitivity.yaml" in message
+
+
+def test_a_sensitivity_that_cannot_be_read(sweep_refused: Refused, tmp_path: Path) -> None:
+    assert "nowhere.yaml can't be read (No such file or directory)" in sweep_refused(
+        "--layer-sparsity", str(tmp_path / "nowhere.yaml")
+    )
+    assert f"{tmp_path} can't be read (Is a directory)" in sweep_refused("--layer-sparsity", str(tmp_path))
+
+
+def test_a_sensitivity_of_another_network(sweep_refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("prune:\n  max_sparsity:\n    layer1.0.conv1: 0.5\n")
+    message = sweep_refused("--layer-sparsity", str(tmp_path / "other.yaml"))
+    assert "max_sparsity names 'layer1.0.conv1', but no layer that can be pruned matches it; did you mean" in message
+
+
+def test_nni_that_is_not_installed(sweep_refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nni", None)
+    for command in ("prune", "sensitivity"):
+        message = sweep_refused("--engine", "nni", command=command)
+        assert "prune: engine nni needs NNI 3.0, which can't be imported" in message
+        assert "or choose engine own" in message
+
+
+class Undecided(nn.Sequential):
+    """What it computes depends on the values that it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 0 else x  # type: ignore[no-untyped-call]
+
+
+def test_a_network_that_cannot_be_traced(sweep_refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = BACKBONES["r2plus1d"]
+
+    def broken(spec: NetworkSpec) -> Network:
+        network = row.network(spec)
+        network.layer2 = Undecided(*network.get_submodule("layer2").children())
+        return network
+
+    monkeypatch.setitem(BACKBONES, "r2plus1d", replace(row, network=broken))
+    message = sweep_refused()
+    assert "prune: layer2 (Undecided) can't be traced: " in message
+    assert "its forward must be differentiable operations" in message
 
 
 # Places

@@ -9,16 +9,17 @@ import pytest
 from configs.errors import UserError
 from configs.loader import load_settings
 from configs.schema import RunSettings
-from orchestrator.identity import default_name, identity, require_same_identity
+from orchestrator.identity import UNUSED, default_name, identity, require_same_identity
+from orchestrator.searches import SEARCHES
 
 
-def settings(*overrides: str) -> RunSettings:
-    return load_settings("embedded", overrides)
+def settings(*overrides: str, preset: str = "embedded") -> RunSettings:
+    return load_settings(preset, overrides)
 
 
-def state_of(*overrides: str) -> dict[str, object]:
+def state_of(*overrides: str, algorithm: str = "pas") -> dict[str, object]:
     """What a run with these settings leaves on disk, as far as this module reads it."""
-    text = json.dumps({"run": "mine", "identity": identity(settings(*overrides), "pas")})
+    text = json.dumps({"run": "mine", "identity": identity(settings(*overrides), algorithm)})
     read: dict[str, object] = json.loads(text)
     return read
 
@@ -85,3 +86,69 @@ def test_a_new_run_has_no_identity_yet() -> None:
 def test_the_default_name_says_backbone_and_algorithm() -> None:
     assert default_name(settings(), "pas").startswith("slowfast-pas-")
     assert default_name(load_settings("embedded-r2plus1d"), "train").startswith("r2plus1d-train-")
+
+
+@pytest.mark.parametrize(
+    ("preset", "algorithm", "name"),
+    [
+        ("embedded", "pas", "slowfast-pas-51a5c2"),
+        ("embedded", "train", "slowfast-train-a9392b"),
+        ("embedded-r2plus1d", "pas", "r2plus1d-pas-6be40d"),
+        ("kinetics-slowfast", "pas", "slowfast-pas-010c90"),
+    ],
+)
+def test_names_of_searches_are_what_they_were_before_there_were_sweeps(preset: str, algorithm: str, name: str) -> None:
+    """Recorded with the version before; what a search does not look at may be added to the settings."""
+    assert default_name(settings(preset=preset), algorithm) == name
+
+
+# Sweeps
+
+SWEEP_EXTENDS = ["sweep.pruners=[fpgm]", "sweep.sparsity=[0.5]", "sweep.seeds=[1, 2]", "sweep.controls=[scratch]"]
+NOT_LOOKED_AT = {
+    "pas": ["prune.round_to=8", "sweep.pruners=[l2]", "reid.margin=0.5"],
+    "train": ["prune.engine=nni", "sweep.sparsity=[0.5]"],
+    "sweep-prune": [*SWEEP_EXTENDS, "search.axes=[s]", "search.iterations=3", "sweep.max_drop=5", "reid.margin=0.5"],
+    "sweep-sensitivity": [
+        *("sweep.sparsity=[0.5]", "sweep.max_drop=5", "search.axes=[s]"),
+        *("train.epochs=5", "distillation.weight=2", "reid.margin=0.5"),
+    ],
+}
+LOOKED_AT = {
+    "sweep-prune": ["prune.round_to=8", "prune.exclude=[conv1]", "train.epochs=5", "distillation.weight=2", "seed=1"],
+    "sweep-sensitivity": ["sweep.pruners=[l2]", "prune.exclude=[conv1]", "teacher.train.epochs=5", "seed=1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "override"), [(name, override) for name, row in NOT_LOOKED_AT.items() for override in row]
+)
+def test_what_an_algorithm_does_not_look_at_may_change(algorithm: str, override: str) -> None:
+    assert default_name(settings(override), algorithm) == default_name(settings(), algorithm)
+    require_same_identity(state_of(algorithm=algorithm), settings(override), algorithm)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "override"), [(name, override) for name, row in LOOKED_AT.items() for override in row]
+)
+def test_what_determines_cells_is_another_sweep(algorithm: str, override: str) -> None:
+    assert default_name(settings(override), algorithm) != default_name(settings(), algorithm)
+    with pytest.raises(UserError, match="holds a search with other settings"):
+        require_same_identity(state_of(algorithm=algorithm), settings(override), algorithm)
+
+
+def test_images_are_not_cut_into_clips() -> None:
+    reid = default_name(settings(preset="embedded-reid"), "sweep-prune")
+    assert default_name(settings("clips.test=3", preset="embedded-reid"), "sweep-prune") == reid
+    assert default_name(settings("reid.margin=0.5", preset="embedded-reid"), "sweep-prune") != reid
+    assert default_name(settings("network.aspect=1", preset="embedded-reid"), "sweep-prune") != reid
+
+
+def test_each_algorithm_has_its_own_name() -> None:
+    names = {default_name(settings(), algorithm) for algorithm in UNUSED}
+    assert len(names) == len(UNUSED) == 4
+    assert default_name(settings(preset="embedded-reid"), "sweep-prune").startswith("reid-sweep-prune-")
+
+
+def test_every_search_says_what_it_does_not_look_at() -> None:
+    assert UNUSED.keys() == SEARCHES.keys()

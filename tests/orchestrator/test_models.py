@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from orchestrator.evaluate import data_of
-from orchestrator.models import export_models, remove_stale_models
+from orchestrator.models import export_models, model_name, remove_stale_models
 from orchestrator.state import State
+from orchestrator.store import RunFolder
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.package import load_package, read_description
 
@@ -83,3 +84,34 @@ def test_exporting_again_changes_nothing_but_stray_models(searched: tuple[Script
     remove_stale_models(session.run, state)
     assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
     assert not (models / "PAS-9").exists()
+
+
+# Cells of a sweep
+
+
+def test_a_cell_s_folder_goes_without_the_backbone_s_name() -> None:
+    assert model_name("reid-agp-0.5") == "agp-0.5"
+    assert model_name("r2plus1d-l1-iterative-0.25-nni-seed3") == "l1-iterative-0.25-nni-seed3"
+
+
+def leave_cell(models: Path, folder: str, name: str) -> Path:
+    """A model folder as far as its owner shows."""
+    (models / folder).mkdir(parents=True)
+    (models / folder / "metrics.json").write_text(json.dumps({"name": name, "pruner": "agp"}))
+    return models / folder
+
+
+def test_only_cells_are_taken_back_and_only_where_they_were_exported_to(tmp_path: Path) -> None:
+    run, models = RunFolder(tmp_path), tmp_path / "models"
+    stale = leave_cell(models, "agp-0.7", "reid-agp-0.7")  # of a sweep that is no longer asked for
+    kept = leave_cell(models, "agp-0.5", "reid-agp-0.5")
+    copy = leave_cell(models, "favourite", "reid-agp-0.7")
+    half = models / "l1-0.5"  # a kill left it without its numbers
+    half.mkdir()
+    (models / "notes.txt").touch()
+    (models / "other").mkdir()
+    cells = [{"name": "reid-agp-0.5", "path": "models/agp-0.5"}, {"name": "reid-l1-0.5", "path": None}]
+    remove_stale_models(run, {"teacher": {}, "cells": cells})
+    assert sorted(models.iterdir()) == sorted([kept, copy, models / "notes.txt", models / "other"])
+    assert not stale.exists()
+    assert not half.exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from compression.reduction import reduce
 from compression.spec import NetworkSpec
 from configs.errors import UserError
 from configs.loader import load_settings
-from configs.schema import RunSettings
+from configs.schema import Pruning, ReidSettings, RunSettings
 from orchestrator.pas import Hypothesis
 from orchestrator.planning import (
     Planner,
@@ -22,8 +24,9 @@ from orchestrator.planning import (
     with_classes_of,
 )
 from orchestrator.store import Store
+from orchestrator.sweep import Cell, Control
 from tests.orchestrator.test_pas import made_up_cost
-from trainers.backbones import build
+from trainers.backbones import build, preset
 from trainers.data.manifest import Manifest, Video
 from trainers.package import Description, read_weights, save_package
 from trainers.trial import Trial
@@ -128,6 +131,17 @@ def test_hypothesis_settings_leave_the_teacher_alone() -> None:
     assert planner("teacher.train.lr=0.2").teacher.digest != planner().teacher.digest
 
 
+RECORDED = {"s": "6e65e47fb9713045", "t": "ca80495820447317", "c": "1e1888647531e76d", "f": "c898584ce353599f"}
+
+
+def test_digests_of_a_search_are_what_they_were_before_there_were_sweeps() -> None:
+    """Recorded with the version before: whoever updates keeps all trials in the store."""
+    plan = planner()
+    assert plan.teacher.digest == "f7f1d81c65f04c1f"
+    assert {axis: plan.trial(hypothesis(plan, axis)).digest for axis in RECORDED} == RECORDED
+    assert plan.trial(hypothesis(plan, "c", kind="control", start=None)).digest == "155334f32309918e"
+
+
 # Recipes
 
 
@@ -179,6 +193,116 @@ def test_trials_survive_the_journey_to_another_process() -> None:
     trial = trained(planner())
     assert Trial.from_dict(trial.to_dict()) == trial
     assert Trial.from_dict(trial.to_dict()).digest == trial.digest
+
+
+# Cells of a sweep
+
+
+def cell(pruner: str = "l1", control: Control | None = None, *, finetuned: bool = True, **pruning: Any) -> Cell:
+    network = planner().teacher_network.replace(kept={"s1.slow.conv": 1})
+    return Cell(
+        pruner=pruner,
+        sparsity=0.5,
+        seed=5,
+        control=control,
+        pruning=Pruning.model_validate(
+            {"pruner": "l1" if control == "scratch" else pruner, "sparsity": 0.5, **pruning}
+        ),
+        network=network,
+        cost=made_up_cost(network),
+        notes=(),
+        name=f"slowfast-{pruner}-0.5",
+        finetuned=finetuned,
+    )
+
+
+@pytest.mark.parametrize(("pruner", "control"), [("l1", None), ("agp", None), ("random", "random")])
+def test_a_cell_is_pruned_and_distilled_from_the_teacher(pruner: str, control: Control | None) -> None:
+    plan = planner("train.epochs=5")
+    trial = plan.cell_trial(cell(pruner, control))
+    assert trial.start == trial.teacher == plan.teacher.digest
+    assert trial.distillation == plan.settings.distillation
+    assert trial.pruning == Pruning.model_validate({"pruner": pruner, "sparsity": 0.5})
+    assert trial.train == plan.recipe(plan.settings.train)
+    assert (trial.name, trial.seed, trial.network.kept) == (f"slowfast-{pruner}-0.5", 5, {"s1.slow.conv": 1})
+    assert (trial.data, trial.clips, trial.reid) == (MANIFEST.fingerprint, plan.settings.clips, None)
+
+
+def test_a_cell_from_scratch_has_the_same_budget_and_nothing_else() -> None:
+    plan = planner()
+    trial = plan.cell_trial(cell("scratch", "scratch"))
+    assert (trial.start, trial.teacher, trial.distillation, trial.pruning) == (None, None, None, None)
+    assert trial.train == plan.cell_trial(cell()).train
+    assert trial.network == plan.cell_trial(cell()).network
+
+
+def test_a_cell_that_is_not_fine_tuned_is_only_evaluated() -> None:
+    plan = planner()
+    trial = plan.cell_trial(cell(finetuned=False))
+    assert (trial.train, trial.teacher, trial.distillation) == (None, None, None)
+    assert trial.start == plan.teacher.digest
+    assert trial.pruning is not None
+
+
+def test_cells_need_no_distillation() -> None:
+    trial = planner("distillation.weight=0").cell_trial(cell())
+    assert (trial.teacher, trial.distillation) == (None, None)
+    assert trial.start is not None
+
+
+def test_cells_survive_the_journey_to_another_process() -> None:
+    for made in (cell(), cell("agp"), cell("scratch", "scratch"), cell(finetuned=False)):
+        trial = planner().cell_trial(made)
+        assert Trial.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
+
+
+def same(pruner: str, **pruning: Any) -> bool:
+    plan = planner()
+    return plan.cell_trial(cell(pruner, **pruning)).digest == plan.cell_trial(cell(pruner)).digest
+
+
+@pytest.mark.parametrize("pruner", ["l1", "l2", "fpgm", "random"])
+def test_one_shot_pruners_have_no_ramp(pruner: str) -> None:
+    assert same(pruner, ramp=1.0, initial_sparsity=0.2)
+
+
+@pytest.mark.parametrize("pruner", ["agp", "l1-iterative"])
+@pytest.mark.parametrize("changed", [{"ramp": 1.0}, {"initial_sparsity": 0.2}])
+def test_gradual_pruners_do(pruner: str, changed: dict[str, float]) -> None:
+    assert not same(pruner, **changed)
+
+
+def test_nobody_chooses_what_is_drawn_by_lot() -> None:
+    assert same("random", engine="nni")
+    assert not same("l1", engine="nni")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"round_to": 4}, {"exclude": ["a"]}, {"layers": {"a": 0.1}}, {"max_sparsity": {"a": 0.1}}, {"scope": "global"}],
+    ids=str,
+)
+def test_what_may_be_taken_away_enters_the_digest(changed: dict[str, Any]) -> None:
+    assert not same("l1", **changed)
+
+
+# Networks for images
+
+
+def test_identities_are_learnt_by_their_own_settings() -> None:
+    given = load_settings("embedded-reid")
+    plan = Planner(given, MANIFEST, teacher_network(given))
+    assert (plan.teacher.clips, plan.teacher.reid) == (None, given.reid)
+    trial = plan.cell_trial(replace(cell(), network=plan.teacher_network))
+    assert (trial.clips, trial.reid) == (None, given.reid)
+
+
+def test_a_given_network_for_images_can_meet_other_people(tmp_path: Path) -> None:
+    spec = preset(load_settings("embedded-reid").network, classes=7)
+    description = Description(spec=spec, reid=ReidSettings(), classes=tuple("abcdefg"))
+    save_package(tmp_path / "model", build(spec), description)
+    given = load_settings("embedded-reid", [f"teacher.weights={tmp_path / 'model'}"])
+    assert with_classes_of(teacher_network(given), MANIFEST, given) == spec
 
 
 # A given teacher
