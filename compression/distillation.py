@@ -5,7 +5,7 @@ applies; this module only says what it is.
 
 Axes (named as in the annotations):  clip: clips in the batch,  label: classes,  image: images in the batch,
 channel, wide: numbers of the student's vector, and of the teacher's.
-Units: losses are in nats.
+Units: losses are in nats. They are computed in float32, also within a region of autocast.
 
 Sources:
     [1] Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. arXiv:1503.02531.
@@ -126,4 +126,6 @@ def _other_cosines(vectors: Float[Tensor, "image channel"]) -> Float[Tensor, "im
     """Cosine of each vector with every other, without itself."""
     unit = F.normalize(vectors.float(), dim=1)
     others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return (unit @ unit.T)[others].reshape(len(unit), len(unit) - 1)
+    with torch.autocast(unit.device.type, enabled=False):  # which multiplies in half precision, whatever it is given
+        cosines = unit @ unit.T
+    return cosines[others].reshape(len(unit), len(unit) - 1)

@@ -1,7 +1,8 @@
 """From YAML, command-line options and dotted overrides to one validated `RunSettings`.
 
-Later sources win, key by key: the file that another `extends` < the file < options < overrides. Whatever is wrong is
-reported at once, one line per problem, before any machine is asked for.
+Later sources win, key by key: the file that another `extends` < the file < options < overrides. What stands in where
+nothing is said (defaults) lies below a file that was asked for, and above the preset used when none was. Whatever is
+wrong is reported at once, one line per problem, before any machine is asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 EXTENDS = "extends"
 """Top-level key of a settings file that names the file it starts from; not a setting itself."""
 
+EMBEDDED = "embedded"
+"""Name of the preset that is used where none is asked for."""
+
 MUST_BE = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -48,28 +52,35 @@ MUST_BE = {
 
 
 def load_settings(
-    config: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] = {}
+    config: str | Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] = {},
+    *,
+    preset: str = EMBEDDED,
+    defaults: Mapping[str, Any] = {},
 ) -> RunSettings:
     """Read, merge and check everything a run was told.
 
     Args:
-        config: path of a YAML file or name of a shipped preset; none: `embedded`.
+        config: path of a YAML file or name of a shipped preset; none: `preset`.
         overrides: `train.lr=0.1`, values in YAML.
         flags: command-line options as dotted path → value; None means that the option was not given.
+        preset: name of the shipped preset that is used where there is no `config`.
+        defaults: dotted path → value, for what `config`, options and overrides leave open; they win over `preset`.
+            None is a value like any other.
 
     Raises:
         ConfigError: one line for each setting that can't be used.
     """
-    values = _read(_locate(config or "embedded", beside=Path(), where="config"))
+    values = {} if config else _read_config(preset)
+    for path, value in defaults.items():
+        values = _merge(values, _nest(path, value))
+    if config:
+        values = _merge(values, _read_config(config))
     for path, value in flags.items():
         if value is not None:
             values = _merge(values, _nest(path, value))
-    problems = []
-    for override in overrides:
-        try:
-            values = _merge(values, _parse_override(override))
-        except ConfigError as error:
-            problems.append(str(error))
+    values, problems = _override(values, overrides)
     try:
         settings = RunSettings.model_validate(values)
     except ValidationError as error:
@@ -77,6 +88,24 @@ def load_settings(
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
+
+
+def value_said(path: str, config: str | Path | None, overrides: Sequence[str] = ()) -> Any:
+    """What a settings file and overrides say of one setting, unchecked; none where they leave it open.
+
+    Args:
+        path: dotted.
+        config: as for `load_settings`; none: no file, not even a preset.
+        overrides: as for `load_settings`, which reports those that are none.
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    value: Any
+    value, _ = _override(_read_config(config) if config else {}, overrides)
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def preset_names() -> list[str]:
@@ -87,7 +116,7 @@ def preset_names() -> list[str]:
 def embedded_preset(backbone: str) -> str:
     """Name of the preset that shrinks `backbone` on the embedded data set."""
     own = f"embedded-{backbone}"
-    return own if own in preset_names() else "embedded"
+    return own if own in preset_names() else EMBEDDED
 
 
 def resolved_yaml(settings: RunSettings) -> str:
@@ -136,6 +165,10 @@ def _parse(text: str, where: str | Path) -> Any:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _read_config(config: str | Path) -> dict[str, Any]:
+    return _read(_locate(config, beside=Path(), where="config"))
+
+
 def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Contents of a settings file, merged over those of the file that it extends."""
     if path in extended_by:
@@ -167,6 +200,17 @@ def _locate(config: str | Path, *, beside: Path, where: str) -> Path:
     known = ", ".join(preset_names())
     hint = _did_you_mean(name, preset_names())
     raise ConfigError(f"{where} is {name!r}, but must be an existing YAML file or a preset: {known}{hint}")
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Values with overrides upon them, and what is wrong with overrides that are none."""
+    problems = []
+    for override in overrides:
+        try:
+            values = _merge(values, _parse_override(override))
+        except ConfigError as error:
+            problems.append(str(error))
+    return values, problems
 
 
 def _parse_override(override: str) -> dict[str, Any]:

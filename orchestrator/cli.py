@@ -5,20 +5,44 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from configs.errors import RunError, UserError
-from configs.loader import embedded_preset, json_schema, load_settings, resolved_yaml
-from configs.schema import NetworkSettings, RunSettings
+from configs.loader import json_schema, load_settings, resolved_yaml
+from configs.schema import RunSettings
+from orchestrator.options import (
+    AddressOption,
+    BackboneOption,
+    ConfigOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    MaxConcurrentOption,
+    ModelOption,
+    NameOption,
+    PrintConfigOption,
+    RunArgument,
+    RunnerOption,
+    RunsOption,
+    SeedOption,
+    SetOption,
+    data_flags,
+    listed,
+    settings_from,
+    settings_of_model,
+)
+from orchestrator.sensitivity_file import read_layer_sparsity
 
 INTERRUPTED = 130
-SWEPT = "reid"
-"""The backbone that a sweep trains and prunes when it is not told otherwise: the one that the source pruned."""
+NO_DISTILLATION = {"distillation.weight": 0.0, "distillation.features": "none"}
+"""What `--no-distill` sets; `distillation.source_alpha` has to be taken back as well."""
+ONE_LAYER_AT_A_TIME = {"sweep.pruners": ["l1"], "sweep.sparsity": [0.25, 0.5, 0.75]}
+"""What a sensitivity analysis tries where nothing says otherwise; the schema's defaults are a whole sweep's."""
 
 app = typer.Typer(
     name="orchestrate",
@@ -32,33 +56,6 @@ data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 sweep_app = typer.Typer(help="Prune a network in every way asked for, as parallel trials.", no_args_is_help=True)
 app.add_typer(sweep_app, name="sweep")
-
-ConfigOption = Annotated[str | None, typer.Option("--config", help="A preset's name or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Any setting, e.g. train.lr=0.1.")
-]
-BackboneOption = Annotated[str | None, typer.Option(help="slowfast, r2plus1d or reid.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, sampling and order.")]
-NameOption = Annotated[str | None, typer.Option(help="Name of the run's folder.")]
-RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs [default: ./runs].")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        help="moving-digits, csv:DIR, ucf101:DIR, hmdb51:DIR, folders:DIR; for reid synthetic-people, market1501:DIR."
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="Model folder (runs/NAME/models/…), or a backbone's name: trained first [default: reid]."),
-]
-MaxConcurrentOption = Annotated[int | None, typer.Option(help="Trials at a time at most.")]
-PrintConfigOption = Annotated[bool, typer.Option("--print-config", help="Print every setting as YAML.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name or folder of a run.")]
-CpusOption = Annotated[float | None, typer.Option(help="CPUs (and threads) per trial.")]
-GpusOption = Annotated[float | None, typer.Option(help="GPUs per trial; fractions share one.")]
-AddressOption = Annotated[str | None, typer.Option(help="Ray cluster: auto or host:port [default: in this process].")]
-RunnerOption = Annotated[str | None, typer.Option(help="ray, or local: one trial after the other, without Ray.")]
 
 
 @app.callback()
@@ -197,7 +194,7 @@ def sweep_prune(
         "sweep.seeds": listed(seeds),
         "sweep.controls": listed(controls),
         "train.epochs": finetune_epochs,
-        "distillation.weight": 0.0 if distill is False else None,
+        **(NO_DISTILLATION if distill is False else {}),
         "prune.engine": engine,
         "prune.scope": scope,
         "prune.max_sparsity": read_layer_sparsity(layer_sparsity) if layer_sparsity else None,
@@ -210,7 +207,10 @@ def sweep_prune(
         "runtime.address": address,
         "runtime.runner": runner,
     }
-    settings = settings_of_model(model, config, set_, data=data, flags=flags)
+    forget_alpha = ["distillation.source_alpha=null"] if distill is False else []  # an option can't take a value back
+    settings = settings_of_model(model, config, [*forget_alpha, *(set_ or ())], data=data, flags=flags)
+    if distill:
+        require_distillation(settings)
     if print_config:
         typer.echo(resolved_yaml(settings), nl=False)
     elif dry_run:
@@ -224,8 +224,12 @@ def sweep_prune(
 @sweep_app.command("sensitivity")
 def sweep_sensitivity(
     model: ModelOption = None,
-    pruner: Annotated[Literal["l1", "l2", "fpgm"], typer.Option(help="How filters are scored.")] = "l1",
-    sparsity: Annotated[str, typer.Option(help="Shares of a layer's filters to remove.")] = "0.25,0.5,0.75",
+    pruner: Annotated[
+        Literal["l1", "l2", "fpgm"] | None, typer.Option(help="How filters are scored [default: l1].")
+    ] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(help="Shares of a layer's filters to remove [default: 0.25,0.5,0.75].")
+    ] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points that one layer alone may cost.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
     config: ConfigOption = None,
@@ -234,26 +238,33 @@ def sweep_sensitivity(
     seed: SeedOption = None,
     name: NameOption = None,
     runs: RunsOption = None,
+    cpus_per_trial: CpusOption = None,
     gpus_per_trial: GpusOption = None,
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    print_config: PrintConfigOption = False,
 ) -> None:
     """Prune one layer at a time, without fine-tuning: which layers can lose how much."""
     flags = {
-        "sweep.pruners": [pruner],
+        "sweep.pruners": [pruner] if pruner else None,
         "sweep.sparsity": listed(sparsity),
         "sweep.max_drop": max_drop,
         "prune.engine": engine,
         "seed": seed,
         "runtime.name": name,
         "runtime.runs": runs,
+        "runtime.cpus_per_trial": cpus_per_trial,
         "runtime.gpus_per_trial": gpus_per_trial,
         "runtime.max_concurrent": max_concurrent,
         "runtime.address": address,
         "runtime.runner": runner,
     }
-    execute(settings_of_model(model, config, set_, data=data, flags=flags), "sweep-sensitivity")
+    settings = settings_of_model(model, config, set_, data=data, flags=flags, defaults=ONE_LAYER_AT_A_TIME)
+    if print_config:
+        typer.echo(resolved_yaml(settings), nl=False)
+    else:
+        execute(settings, "sweep-sensitivity")
 
 
 @app.command()
@@ -353,85 +364,18 @@ def schema() -> None:
     typer.echo(json_schema())
 
 
-def settings_from(
-    config: str | None, overrides: list[str] | None, *, backbone: str | None, data: str | None, flags: dict[str, Any]
-) -> RunSettings:
-    """Settings from a preset or file, options and overrides; the embedded preset of the backbone by default."""
-    if config is None and backbone is not None:
-        config = embedded_preset(backbone)
-    forget_path = ["data.path=null"] if data and ":" not in data else []  # a preset's path is of its own source
-    return load_settings(
-        config, [*forget_path, *(overrides or ())], {"network.backbone": backbone, **data_flags(data), **flags}
-    )
-
-
-def settings_of_model(
-    model: str | None, config: str | None, overrides: list[str] | None, *, data: str | None, flags: dict[str, Any]
-) -> RunSettings:
-    """Settings of a sweep over a model folder, or over a backbone whose network is trained first.
-
-    A folder brings its backbone, and the data it was made with unless others are given.
+def require_distillation(settings: RunSettings) -> None:
+    """Refuse `--distill` where there is no loss to distil with.
 
     Raises:
-        UserError: neither a model folder nor a backbone.
+        UserError: every distillation loss is off.
     """
-    backbones = get_args(NetworkSettings.model_fields["backbone"].annotation)
-    if model is None or model in backbones:
-        backbone = model or (None if config else SWEPT)
-        return settings_from(config, overrides, backbone=backbone, data=data, flags=flags)
-    folder = Path(model)
-    if not folder.exists():
+    given = settings.distillation
+    if given.weight == 0 and given.source_alpha is None and given.features == "none":
         raise UserError(
-            f"--model is {model!r}, but there is no such folder; give a model folder like runs/NAME/models/teacher, "
-            f"or a backbone to be trained first: {', '.join(backbones)}"
+            "--distill is given, but the settings switch distillation off: distillation.weight is 0 and there is no "
+            "distillation.source_alpha; set a weight, e.g. --set distillation.weight=1.25, or leave out --distill"
         )
-    from orchestrator.evaluate import recorded_data
-    from trainers.package import read_description
-
-    backbone = read_description(folder).spec.backbone
-    recorded = {f"data.{key}": value for key, value in recorded_data(folder).items()} if data is None else {}
-    return settings_from(
-        config, overrides, backbone=backbone, data=data, flags={**recorded, **flags, "teacher.weights": folder}
-    )
-
-
-def listed(text: str | None) -> list[Any] | None:
-    """`0.3,0.5` as values of a list; what is no value is left for the settings to refuse."""
-    return None if text is None else [value_of(part) for part in text.split(",")]
-
-
-def value_of(text: str) -> Any:
-    """A number or a word; text that is no YAML as it is."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def read_layer_sparsity(path: Path) -> dict[str, Any]:
-    """`prune.max_sparsity` of a file that `sweep sensitivity` wrote.
-
-    Raises:
-        UserError: it can't be read, or is something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sparsities: dict[str, Any] = dict(content["prune"]["max_sparsity"])
-    except OSError as error:
-        raise UserError(f"--layer-sparsity {path} can't be read ({error.strerror})") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"--layer-sparsity {path} has no prune.max_sparsity; give the sensitivity.yaml of `sweep sensitivity`"
-        ) from error
-    return sparsities
-
-
-def data_flags(data: str | None) -> dict[str, Any]:
-    """`csv:DIR` as settings."""
-    if data is None:
-        return {}
-    source, _, path = data.partition(":")
-    return {"data.source": source, "data.path": path or None}
 
 
 def store_at(runs: Path | None) -> Any:

@@ -104,12 +104,13 @@ def recorded_data(folder: Path) -> dict[str, Any]:
     """The data settings under which a model folder was made.
 
     Raises:
-        UserError: it does not say.
+        UserError: it does not say, or not all of it.
     """
     recorded = read_json(folder / "metrics.json")
-    if recorded is None:
-        raise UserError(f"{folder} has no metrics.json to name its data; say which with --data SOURCE:DIR")
-    return {key: recorded["data"][key] for key in ("source", "path", "split", "max_quarantined")}
+    try:
+        return {key: recorded["data"][key] for key in ("source", "path", "split", "max_quarantined")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder} has no metrics.json to name its data; say which with --data SOURCE:DIR") from error
 
 
 def _few(names: tuple[str, ...]) -> str:

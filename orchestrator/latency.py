@@ -18,7 +18,7 @@ import torch
 
 from compression.cost import empty_input
 from compression.spec import NetworkSpec
-from trainers.backbones import build
+from trainers.backbones import build, fast_order, in_fast_order
 from trainers.files import read_json, write_json
 
 RUNS = 30
@@ -36,8 +36,8 @@ def measure_latencies(networks: Collection[NetworkSpec]) -> dict[NetworkSpec, fl
     torch.set_num_threads(1)
     try:
         specs = list(dict.fromkeys(networks))
-        modules = [build(spec).eval() for spec in specs]
-        inputs = [torch.rand_like(empty_input(spec)) for spec in specs]
+        modules = [fast_order(build(spec).eval()) for spec in specs]
+        inputs = [in_fast_order(torch.rand_like(empty_input(spec))) for spec in specs]
         seconds: list[list[float]] = [[] for _ in specs]
         with torch.inference_mode():
             for _ in range(WARM_UP + RUNS):
@@ -51,7 +51,7 @@ def measure_latencies(networks: Collection[NetworkSpec]) -> dict[NetworkSpec, fl
 
 
 def remembered_latencies(networks: Collection[NetworkSpec], memory: Path) -> dict[NetworkSpec, float]:
-    """As `measure_latencies`, but only of networks that were not measured here before.
+    """As `measure_latencies`, unless all were measured here before; if one is missing all are, so that they compare.
 
     Args:
         networks: what is measured.
@@ -59,9 +59,8 @@ def remembered_latencies(networks: Collection[NetworkSpec], memory: Path) -> dic
     """
     record = read_json(memory) or {}
     known: dict[str, float] = record["ms"] if record.get("conditions") == conditions() else {}
-    missing = [spec for spec in networks if _key(spec) not in known]
-    if missing:
-        known |= {_key(spec): ms for spec, ms in measure_latencies(missing).items()}
+    if any(_key(spec) not in known for spec in networks):
+        known = {_key(spec): ms for spec, ms in measure_latencies(networks).items()}
         write_json(memory, {"conditions": conditions(), "ms": known})
     return {spec: known[_key(spec)] for spec in networks}
 

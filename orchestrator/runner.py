@@ -56,14 +56,12 @@ def run_stage(
             known[trial.digest] = replace(known[trial.digest], cached=True, name=trial.name)
             observer.trial_finished(known[trial.digest])
     if missing:
-        results = runner.train(stage, missing)
-        refuse_transient(results)
-        known.update({result.trial: result for result in results})
+        known.update({result.trial: result for result in runner.train(stage, missing)})
     return [known[trial.digest] for trial in trials]
 
 
 def refuse_transient(results: Sequence[TrialResult]) -> None:
-    """Stop where a trial failed for a reason outside itself: a choice without it would be another choice next time.
+    """Stop where a trial failed for a reason outside itself: it may well succeed the next time.
 
     Raises:
         RunError: lists what could not be run, and why.

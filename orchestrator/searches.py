@@ -7,8 +7,10 @@ how it starts once there is a teacher, how its proposals become trials, and what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
 
 from compression.pruning.groups import ChannelGroup, GraphError
 from compression.pruning.nni_engine import load_nni
@@ -22,7 +24,15 @@ from orchestrator.models import model_name
 from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.report import METRICS
 from orchestrator.selection import Selection
-from orchestrator.sweep import SENSITIVITY_PRUNERS, Cell, Sweep, largest_harmless, prune_cells, sensitivity_cells
+from orchestrator.sweep import (
+    SCRATCH,
+    SENSITIVITY_PRUNERS,
+    Cell,
+    Sweep,
+    largest_harmless,
+    prune_cells,
+    sensitivity_cells,
+)
 from orchestrator.sweep_table import pareto_front
 from trainers.backbones import Network
 from trainers.package import load_package
@@ -51,6 +61,8 @@ class Driver(Protocol):
     """A search under way in a session. Made before the teacher is trained; `start` is called after."""
 
     search: Search | None
+    independent: bool
+    """Whether what the search finds stands although a trial is missing."""
 
     def check(self) -> None:
         """Refuse settings that this search can't use, before anything is trained."""
@@ -72,6 +84,10 @@ class Driver(Protocol):
         """One line about what came of them."""
         ...
 
+    def conclude(self) -> None:
+        """What is left to be done here once all is trained and nothing else runs."""
+        ...
+
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """What the state says of a network beside what its trial did."""
         ...
@@ -83,6 +99,8 @@ class Driver(Protocol):
 
 class TrainDriver:
     """`orchestrate train`: the teacher alone."""
+
+    independent = False
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -106,6 +124,9 @@ class TrainDriver:
     def verdict(self, proposed: Sequence[Any]) -> str:
         """See `Driver`."""
         raise NotImplementedError
+
+    def conclude(self) -> None:
+        """See `Driver`."""
 
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """See `Driver`."""
@@ -175,9 +196,15 @@ class PasDriver(TrainDriver):
 class SweepDriver(TrainDriver):
     """`orchestrate sweep prune`."""
 
+    independent = True
+
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.cells: list[Cell] = []
+        self.trials: dict[str, Trial] = {}
+        self.digests: dict[str, str] = {}
+        self._trained: Network | None = None
+        self.scores: dict[str, dict[str, Tensor] | None] = {}
         self.latencies: dict[NetworkSpec, float] = {}
         self.groups: tuple[ChannelGroup, ...] | None = None
 
@@ -198,6 +225,12 @@ class SweepDriver(TrainDriver):
             raise UserError(
                 f"distillation.features is {settings.distillation.features}, but feature maps of pruned networks have "
                 "other channels at every step; set distillation.features=none"
+            )
+        several = len(settings.sweep.pruners) > 1
+        if several and settings.prune.scope == "global" and SCRATCH in settings.sweep.controls:
+            raise UserError(
+                "sweep.controls has scratch, but with prune.scope=global every pruner leaves another architecture to "
+                "train from scratch; sweep one pruner at a time, or set prune.scope=local"
             )
         self._try_plans()
 
@@ -223,6 +256,8 @@ class SweepDriver(TrainDriver):
     def start(self) -> Search | None:
         """See `Driver`."""
         self.cells = self.plan_cells(self.teacher)
+        self.trials = {cell.name: self.session.planner.cell_trial(cell) for cell in self.cells}
+        self.digests = {name: trial.digest for name, trial in self.trials.items()}
         self.search = Sweep(self.cells)
         return self.search
 
@@ -239,10 +274,12 @@ class SweepDriver(TrainDriver):
             session.cost,
         )
 
-    @cached_property
+    @property
     def teacher(self) -> Network:
         """The trained network that is pruned."""
-        return load_package(self.session.store.trial_folder(self.session.teacher.digest))[0]
+        if self._trained is None:
+            self._trained = load_package(self.session.store.trial_folder(self.session.teacher.digest))[0]
+        return self._trained
 
     def _plan(self, network: Network, pruning: Pruning, seed: int) -> Plan:
         """What would be left of the teacher.
@@ -253,18 +290,26 @@ class SweepDriver(TrainDriver):
         try:
             if self.groups is None:
                 self.groups = groups_of(network)
-            if pruning.scope == "local":
-                pruning = pruning.model_copy(update={"engine": "own"})  # engines differ in which, not in how many
-            scores = None
-            if network is self.__dict__.get("teacher"):
-                scores = known_scores(self.session.store.trial_folder(self.session.teacher.digest), network, pruning)
-            return Surgeon(network, pruning, seed, self.groups).plan(network, scores)
+            if pruning.scope == "local":  # who chooses, and by which weights, decides which filters go, not how many
+                pruning = pruning.model_copy(update={"engine": "own"})
+                equal = {group.name: torch.zeros(group.channels) for group in self.groups}
+                return Surgeon(network, pruning, seed, self.groups).plan(network, equal)
+            return Surgeon(network, pruning, seed, self.groups).plan(network, self._scores(network, pruning))
         except (PruningError, GraphError) as error:
             raise UserError(f"prune: {error}") from error
 
+    def _scores(self, network: Network, pruning: Pruning) -> dict[str, Tensor] | None:
+        """The trained teacher's importances, read once per pruner; of random weights, none are kept."""
+        if network is not self._trained:
+            return None
+        if pruning.pruner not in self.scores:
+            folder = self.session.store.trial_folder(self.session.teacher.digest)
+            self.scores[pruning.pruner] = known_scores(folder, network, pruning)
+        return self.scores[pruning.pruner]
+
     def trial(self, proposal: Cell) -> Trial:
         """See `Driver`."""
-        return self.session.planner.cell_trial(proposal)
+        return self.trials[proposal.name] if proposal.name in self.trials else self.session.planner.cell_trial(proposal)
 
     def stage_name(self, proposed: Sequence[Cell]) -> str:
         """See `Driver`."""
@@ -273,9 +318,12 @@ class SweepDriver(TrainDriver):
     def verdict(self, proposed: Sequence[Cell]) -> str:
         """See `Driver`."""
         assert self.search is not None
+        return self.search.stop_reason or ""
+
+    def conclude(self) -> None:
+        """Measure latencies, now that no trial runs beside them."""
         networks = [self.session.network, *(cell.network for cell in self.cells)]
         self.latencies = remembered_latencies(networks, self.session.run.path / "latency.json")
-        return self.search.stop_reason or ""
 
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """See `Driver`."""
@@ -287,11 +335,12 @@ class SweepDriver(TrainDriver):
         front = pareto_front(cells)
         for cell in cells:
             cell["pareto"] = cell["trial"] in front
-            cell["path"] = f"models/{model_name(cell['name'])}" if cell["pareto"] and not cell["control"] else None
+            exported = cell["pareto"] and self.search is not None and self.search.stop_reason
+            cell["path"] = f"models/{model_name(cell['name'])}" if exported else None
         return {"cells": cells, "latency": conditions() if self.latencies else None}
 
     def _cell_state(self, cell: Cell) -> dict[str, Any]:
-        trial = self.trial(cell)
+        trial = self.trials[cell.name]
         return {
             "pruner": cell.pruner,
             "sparsity": cell.sparsity,
@@ -302,7 +351,8 @@ class SweepDriver(TrainDriver):
             "finetune_epochs": trial.train.epochs if trial.train else 0,
             **self.measured(cell.network),
             "notes": list(cell.notes),
-            **states.trial_state(trial, cell.cost, self.session.results.get(trial.digest)),
+            "reached": cell.reached,
+            **states.trial_state(trial, cell.cost, self.session.results.get(self.digests[cell.name])),
         }
 
 
@@ -329,12 +379,6 @@ class SensitivityDriver(SweepDriver):
                 f"prune.exclude is {list(self.session.settings.prune.exclude)}, which leaves no layer to be pruned; "
                 "exclude fewer"
             )
-
-    def start(self) -> Search | None:
-        """See `Driver`."""
-        self.cells = self.plan_cells(self.teacher)
-        self.search = Sweep(self.cells)
-        return self.search
 
     def plan_cells(self, network: Network) -> list[Cell]:
         """A cell per layer and sparsity."""
@@ -363,10 +407,8 @@ class SensitivityDriver(SweepDriver):
         """See `Driver`."""
         return "sensitivity"
 
-    def verdict(self, proposed: Sequence[Cell]) -> str:
-        """See `Driver`."""
-        assert self.search is not None
-        return self.search.stop_reason or ""
+    def conclude(self) -> None:
+        """Nothing: networks that nobody keeps need no latency."""
 
     def found(self) -> dict[str, Any]:
         """See `Driver`: cells, and the same by layer."""

@@ -28,7 +28,7 @@ from orchestrator.models import export_models, remove_stale_models
 from orchestrator.observer import Observer, TrialRow
 from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
 from orchestrator.report import METRICS
-from orchestrator.runner import LocalRunner, Runner, run_stage
+from orchestrator.runner import LocalRunner, Runner, refuse_transient, run_stage
 from orchestrator.searches import SEARCHES
 from orchestrator.state import State
 from orchestrator.store import Store
@@ -108,6 +108,8 @@ class Session:
                 except BaseException as error:
                     self._give_up(error)
                     raise
+            self.driver.conclude()
+            export_models(self.store, self.run, self._save())
             final = self._publish("finished")
             remove_stale_models(self.run, final)
             self.run.log("finished", reason=final["stop_reason"], **final["stats"])
@@ -120,13 +122,18 @@ class Session:
         while search and (proposed := search.propose()):
             self._save()
             trials = [self.driver.trial(proposal) for proposal in proposed]
-            search.tell(self._stage(runner, self.driver.stage_name(proposed), trials))
+            results = self._stage(runner, self.driver.stage_name(proposed), trials)
+            if not self.driver.independent:
+                refuse_transient(results)  # a choice without them would be another choice next time
+            search.tell(results)
             verdict = self.driver.verdict(proposed)
             export_models(self.store, self.run, self._save())
             self.observer.stage_finished(verdict)
+            refuse_transient(results)
 
     def _train_teacher(self, runner: Runner) -> None:
         (result,) = self._stage(runner, "teacher", [self.teacher])
+        refuse_transient([result])
         if result.status != "finished":
             raise RunError(f"the teacher {result.status}: {result.reason}\nSee {self.store.trial_folder(result.trial)}")
         export_models(self.store, self.run, self._save())

@@ -50,6 +50,8 @@ class Cell:
     """What is removed; of `scratch`, what gives the architecture."""
     network: NetworkSpec
     cost: Cost
+    reached: float
+    """Share of all filters that are gone."""
     notes: tuple[str, ...]
     """Where the pruner could not do as asked."""
     name: str
@@ -129,6 +131,7 @@ def prune_cells(
                         pruning=pruning,
                         network=left.network,
                         cost=cost(left.network),
+                        reached=left.reached,
                         notes=left.notes,
                         name=name if number == seed else f"{name}-seed{number}",
                     )
@@ -174,6 +177,7 @@ def sensitivity_cells(
                     pruning=pruning,
                     network=left.network,
                     cost=cost(left.network),
+                    reached=left.reached,
                     notes=left.notes,
                     name=f"{backbone}-{pruner}-{layer}-{sparsity:g}",
                     finetuned=False,

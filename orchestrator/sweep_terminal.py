@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report import UNKNOWN, Row, State, count, gmacs, points, share, words
+from orchestrator.sensitivity_file import sweep_command
 from orchestrator.sweep_table import (
     UNFINISHED,
     Column,
@@ -82,8 +83,7 @@ def print_sensitivity(console: Console, state: State, report: Path | None) -> No
     _print_failures(console, state)
     console.print(Text(sensitivity_headline(state), "bold"))
     if report is not None and state["status"] == "finished" and state["layers"]:
-        use = f"orchestrate sweep prune --layer-sparsity {report.parent / 'sensitivity.yaml'}"
-        console.print(Text(f"Use: {use}"), soft_wrap=True)
+        console.print(Text(f"Use: {sweep_command(state, report.parent)}"), soft_wrap=True)
     _print_report(console, report)
 
 

@@ -6,20 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from orchestrator.report.figure import Curves
 from orchestrator.report.html import write_report
 from orchestrator.report.sweep import write_sweep_report
+from orchestrator.sensitivity_file import write_layer_sparsity
 from orchestrator.state import State
 from orchestrator.store import Store
 from orchestrator.sweep_terminal import print_sensitivity, print_sweep
 from orchestrator.terminal import print_family, print_state
-from trainers.files import write_text
-
-SENSITIVITY_FILE = "sensitivity.yaml"
-"""Largest sparsity per layer, as settings."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +46,7 @@ def curves_of(store: Store, state: State) -> Curves:
 def write_sensitivity_report(store: Store, state: State, folder: Path) -> Path:
     """Report of a sensitivity analysis, and what it found as settings that a sweep reads."""
     if state["layers"] and state["status"] == "finished":
-        sparsities = {layer["layer"]: layer["max_sparsity"] for layer in state["layers"]}
-        about = (
-            f"# Largest sparsity at which each layer alone costs at most {state['max_drop']:g} points, "
-            "without fine-tuning.\n"
-            f"#   orchestrate sweep prune --layer-sparsity {SENSITIVITY_FILE} ...\n"
-        )
-        settings = yaml.safe_dump({"prune": {"max_sparsity": sparsities}}, sort_keys=False)
-        write_text(folder / SENSITIVITY_FILE, about + settings)
+        write_layer_sparsity(state, folder)
     return write_sweep_report(state, folder)
 
 

@@ -30,7 +30,7 @@ from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_ch
 from trainers.distributed import World, join_world
 from trainers.files import exclusive, write_atomically
 from trainers.package import load_package, read_weights, save_package
-from trainers.pruning import Surgeon, is_gradual, known_scores, sparsity_before
+from trainers.pruning import Surgeon, is_gradual, known_scores, pruning_before
 from trainers.results import read_result, write_metrics, write_result
 from trainers.schedule import learning_rate
 from trainers.site import Site
@@ -149,7 +149,7 @@ class Training:
     def _prune_once(self, surgeon: Surgeon) -> None:
         assert self.trial.start is not None
         scores = known_scores(self.site.trial_folder(self.trial.start), self.student, surgeon.pruning)
-        surgeon.prune(self.task.joined(self.student), surgeon.pruning.sparsity, scores=scores)
+        surgeon.prune(self.task.joined(self.student), surgeon.pruning, scores=scores)
 
     def _open(self, train: TrainSettings, checkpoint: Checkpoint | None) -> None:
         self.learnt = nn.ModuleDict({"student": self.student, **self.task.learnt})
@@ -166,8 +166,8 @@ class Training:
         surgeon = self.surgeon
         if surgeon is None or not is_gradual(surgeon.pruning):
             return
-        sparsity = sparsity_before(surgeon.pruning, epoch, train.epochs)
-        if surgeon.prune(self.task.joined(self.student), sparsity, optimizer=self.optimizer):
+        now = pruning_before(surgeon.pruning, epoch, train.epochs)
+        if surgeon.prune(self.task.joined(self.student), now, optimizer=self.optimizer):
             self.model = self.world.wrap(self.student)
 
     def epochs(self) -> Generator[EpochMetrics, None, None]:
@@ -319,6 +319,6 @@ class Training:
         """Write the network, then the result, which makes the trial count as done."""
         if result.status == "finished" and self.trial.keeps_network:
             save_package(self.folder, self.student, self.task.description(self.student))
-            if heads := tensors_of(self._heads()):
+            if self.trial.train is not None and (heads := tensors_of(self._heads())):
                 write_atomically(self.folder / HEADS_FILE, lambda path: save_file(heads, path))
         write_result(self.folder, self.trial, result, self.task.quarantine)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compression.cost import empty_input
 from compression.pruning.engine import choose_filters
 from compression.pruning.groups import ChannelGroup, find_groups
-from compression.pruning.importance import group_scores
+from compression.pruning.importance import RANDOM, group_scores
 from compression.pruning.pruners import PRUNERS
 from compression.pruning.removal import cut
 from compression.pruning.schedule import agp_sparsity, linear_sparsity
@@ -35,6 +35,7 @@ from configs.schema import Pruning
 from trainers.backbones import Network, fast_order
 from trainers.files import sha256_of, write_atomically
 from trainers.package import WEIGHTS_FILE
+from trainers.trial import RECIPE_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +65,24 @@ def ramp_epochs(pruning: Pruning, epochs: int) -> int:
     return min(max(1, math.floor(pruning.ramp * epochs)), epochs - 1)
 
 
-def sparsity_before(pruning: Pruning, epoch: int, epochs: int) -> float:
-    """Sparsity that a gradual pruner wants reached before an epoch.
+def pruning_before(pruning: Pruning, epoch: int, epochs: int) -> Pruning:
+    """What a gradual pruner wants done by the start of an epoch: the same, with every sparsity as far as it is then.
 
     Args:
-        pruning: the pruner.
+        pruning: the pruner, with the sparsities of the end.
         epoch: counted from 0.
         epochs: of the whole fine-tuning.
     """
     steps = ramp_epochs(pruning, epochs) if epochs > 1 else 0
-    if steps == 0 or epoch >= steps:
-        return pruning.sparsity
+    if epoch >= steps:
+        return pruning
     schedule = agp_sparsity if PRUNERS[pruning.pruner].schedule == "cubic" else linear_sparsity
-    initial = min(pruning.initial_sparsity, pruning.sparsity)
-    return schedule(epoch, steps=steps, initial=initial, final=pruning.sparsity)
+
+    def reached(final: float) -> float:
+        return schedule(epoch, steps=steps, initial=min(pruning.initial_sparsity, final), final=final)
+
+    layers = {layer: reached(final) for layer, final in pruning.layers.items()}
+    return pruning.model_copy(update={"sparsity": reached(pruning.sparsity), "layers": layers})
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Plan:
 
     network: NetworkSpec
     """The network that is left."""
+    reached: float
+    """Share of all filters that are gone."""
     notes: tuple[str, ...]
     """Where it could not do as asked, for people."""
 
@@ -110,45 +117,56 @@ class Surgeon:
         """
         self.pruning = pruning
         self.seed = seed
-        self.rule = rule_of(pruning)
         self.groups = groups_of(network) if groups is None else groups
         self.originals = {group.name: group.channels for group in self.groups}
 
     def choose(
-        self, network: Network, sparsity: float, scores: Mapping[str, Tensor] | None = None
+        self, network: Network, pruning: Pruning, scores: Mapping[str, Tensor] | None = None
     ) -> tuple[Choice, tuple[ChannelGroup, ...]]:
-        """The filters of a network, which may be pruned already, that stay at a sparsity of the unpruned one."""
+        """The filters of a network, which may be pruned already, that stay; sparsities are of the unpruned one."""
         groups = tuple(replace(group, channels=filters_of(network, group.name)) for group in self.groups)
         choice = choose_filters(
             network,
             groups,
-            self.rule,
-            sparsity=sparsity,
+            rule_of(pruning),
+            sparsity=pruning.sparsity,
             originals=self.originals,
             seed=self.seed,
-            engine=self.pruning.engine,
+            engine=pruning.engine,
             scores=scores,
         )
         return choice, groups
 
     def plan(self, network: Network, scores: Mapping[str, Tensor] | None = None) -> Plan:
         """What would be left of the unpruned network in the end."""
-        choice, groups = self.choose(network, self.pruning.sparsity, scores)
-        return Plan(kept_after(network.spec, groups, choice.keep), choice.notes)
+        choice, groups = self.choose(network, self.pruning, scores)
+        left = sum(len(indices) for indices in choice.keep.values())
+        reached = 1 - left / sum(self.originals.values())
+        return Plan(kept_after(network.spec, groups, choice.keep), reached, (*choice.notes, *self._capped()))
+
+    def _capped(self) -> list[str]:
+        """A sentence if measured limits hold layers back."""
+        limits = self.pruning.max_sparsity.values()
+        held = sum(limit < self.pruning.sparsity for limit in limits)
+        return (
+            [f"prune.max_sparsity keeps {held} layer{'s' if held > 1 else ''} below sparsity {self.pruning.sparsity:g}"]
+            if held
+            else []
+        )
 
     def prune(
         self,
         joined: nn.Module,
-        sparsity: float,
+        pruning: Pruning,
         *,
         scores: Mapping[str, Tensor] | None = None,
         optimizer: torch.optim.SGD | None = None,
     ) -> bool:
-        """Cut the network inside `joined` down to a sparsity, in place, with everything on top of it.
+        """Cut the network inside `joined` down, in place, with everything on top of it.
 
         Args:
             joined: has the network as its submodule `student`.
-            sparsity: of the unpruned network.
+            pruning: as far as it is to go now; its sparsities are of the unpruned network.
             scores: known importances of its filters; computed when left out.
             optimizer: loses the momentum of what is cut; its parameters are replaced.
 
@@ -157,7 +175,7 @@ class Surgeon:
         """
         network = joined.get_submodule(STUDENT)
         assert isinstance(network, Network)
-        choice, groups = self.choose(network, sparsity, scores)
+        choice, groups = self.choose(network, pruning, scores)
         if all(len(choice.keep[group.name]) == group.channels for group in groups if group.name in choice.keep):
             return False
         keep = {f"{STUDENT}.{name}": indices for name, indices in choice.keep.items()}
@@ -238,16 +256,16 @@ def known_scores(folder: Path, network: Network, pruning: Pruning) -> dict[str, 
         Scores by group; None where they depend on more than the weights (by lot, or chosen by NNI).
     """
     importance = PRUNERS[pruning.pruner].importance
-    if importance == "random" or pruning.engine != "own":
+    if importance == RANDOM or pruning.engine != "own":
         return None
-    path, weights = folder / f"importance-{importance}.safetensors", sha256_of(folder / WEIGHTS_FILE)
+    path = folder / f"importance-{importance}.safetensors"
+    metadata = {"weights_sha256": sha256_of(folder / WEIGHTS_FILE), "recipe_version": str(RECIPE_VERSION)}
     try:
         with safe_open(path, framework="pt") as file:
-            if file.metadata().get("weights_sha256") == weights:
+            if file.metadata() == metadata:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except Exception as error:  # whatever is wrong with a cache, it is made again
         log.debug("%s is made anew: %s", path, error)
     scores = group_scores(network, groups_of(network), importance, seed=0)
-    metadata = {"weights_sha256": weights}
     write_atomically(path, lambda temporary: save_file(scores, temporary, metadata=metadata))
     return scores

@@ -46,7 +46,7 @@ class Trial:
     seed: int
     """Seed of weights, sampling, order and dropout."""
     teacher: str | None = None
-    """Digest of the trial whose network is distilled; none: plain cross-entropy."""
+    """Digest of the trial whose network is distilled; none: the labels alone teach."""
     distillation: DistillationSettings | None = None
     """The distillation loss, where there is a teacher."""
     start: str | None = None

@@ -35,6 +35,7 @@ from orchestrator.report.sweep_figure import (
     sensitivity_picture,
     sweep_figure,
 )
+from orchestrator.sensitivity_file import SENSITIVITY_FILE, sweep_command
 from orchestrator.sweep_table import (
     CLOSE_POINTS,
     Summary,
@@ -77,12 +78,17 @@ def write_sweep_report(state: State, folder: Path) -> Path:
     picture = sensitivity_picture if is_sensitivity(state) else sweep_figure
     write_atomically(folder / "report.png", lambda path: write_png(picture(state), path))
     page = folder / "report.html"
-    write_text(page, render_sweep(state))
+    write_text(page, render_sweep(state, folder))
     return page
 
 
-def render_sweep(state: State) -> str:
-    """The page as text; equal states give equal pages."""
+def render_sweep(state: State, folder: Path | None = None) -> str:
+    """The page as text; equal states give equal pages.
+
+    Args:
+        state: as for `write_sweep_report`.
+        folder: of the run, as the commands on the page are to name it; none: below `runs`.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,7 +118,7 @@ def render_sweep(state: State) -> str:
         "theme": THEME,
     }
     if is_sensitivity(state):
-        return environment.get_template("sensitivity.html.j2").render(common | _of_sensitivity(state))
+        return environment.get_template("sensitivity.html.j2").render(common | _of_sensitivity(state, folder))
     return environment.get_template("sweep.html.j2").render(common | _of_sweep(state))
 
 
@@ -191,7 +197,7 @@ def _of_sweep(state: State) -> dict[str, Any]:
     }
 
 
-def _of_sensitivity(state: State) -> dict[str, Any]:
+def _of_sensitivity(state: State, folder: Path | None) -> dict[str, Any]:
     measured = bool(by_sensitivity(state))
     pictures = {}
     if measured:
@@ -201,6 +207,8 @@ def _of_sensitivity(state: State) -> dict[str, Any]:
     bounds = [f"{bound:g}" for bound in heat_bounds(state["max_drop"])]
     return {
         "headline": sensitivity_headline(state),
+        "command": sweep_command(state, folder or Path("runs") / state["run"]),
+        "sensitivity_file": SENSITIVITY_FILE,
         "key_figures": sensitivity_key_figures(state),
         "sparsities": across,
         "rows": [(layer, [_heat_cell(layer, sparsity, state) for sparsity in across]) for layer in state["layers"]],

@@ -21,13 +21,13 @@ def cell_card(model: Row, state: State, record: dict[str, Any]) -> str:
 
 
 def _what(model: Row, state: State, record: dict[str, Any]) -> str:
-    of = "each layer" if record["trial"]["pruning"]["scope"] == "local" else "all layers together"
+    of = "each layer" if record["trial"]["pruning"]["scope"] == "local" else "the network"
     does = "embeds images for re-identification" if state["metric"] == "map" else "classifies videos"
     return (
         f"# {model['name']}\n\n"
-        f"A {state['backbone']} network that {does}. Pruner {model['pruner']} removed {percent(model['sparsity'], 0)} "
-        f"of the filters of {of} (engine: {model['engine']}); they are gone, not masked. Epochs of fine-tuning: "
-        f"{model['finetune_epochs']}."
+        f"A {state['backbone']} network that {does}. Pruner {model['pruner']}, asked for sparsity "
+        f"{model['sparsity']:g} of {of}, removed {percent(model['reached'])} of all filters: gone, not masked. "
+        f"Engine: {model['engine']}. Epochs of fine-tuning: {model['finetune_epochs']}."
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs import loader
 from configs.errors import ConfigError, UserError
-from configs.loader import json_schema, load_settings, preset_names, resolved_yaml
+from configs.loader import json_schema, load_settings, preset_names, resolved_yaml, value_said
 from configs.schema import RunSettings, TrainSettings
 
 
@@ -68,6 +68,50 @@ class TestSources:
         """YAML 1.1 reads 1e-3 as text, YAML 1.2 as a number."""
         assert load_settings(None, [f"train.lr={text}"]).train.lr == value
         assert load_settings(write(f"train: {{lr: {text}}}")).train.lr == value
+
+
+class TestDefaults:
+    """What stands in where nothing is said."""
+
+    def test_they_win_over_the_preset_that_nobody_asked_for(self) -> None:
+        settings = load_settings(None, preset="embedded-r2plus1d", defaults={"clips.resize": None, "train.lr": 2})
+        expected = load_settings("embedded-r2plus1d", ["clips.resize=", "train.lr=2"])
+        assert settings == expected
+        assert load_settings("embedded-r2plus1d").clips.resize is not None
+
+    @pytest.mark.parametrize("said", ["file", "extended", "option", "override"])
+    def test_whatever_is_said_wins_over_them(self, said: str, write: Any) -> None:
+        write("train: {lr: 3}", "base.yaml")
+        config = {"file": "train: {lr: 3}", "extended": "extends: base.yaml"}.get(said)
+        settings = load_settings(
+            write(config) if config else None,
+            ["train.lr=3"] if said == "override" else [],
+            {"train.lr": 3 if said == "option" else None},
+            defaults={"train.lr": 2, "train.batch": 5},
+        )
+        assert (settings.train.lr, settings.train.batch) == (3, 5)
+
+    def test_a_preset_that_was_asked_for_wins_over_them(self) -> None:
+        assert load_settings("embedded", preset="embedded-reid", defaults={"train.lr": 2}) == load_settings("embedded")
+
+    def test_a_default_that_cannot_be_used_is_an_error(self) -> None:
+        with pytest.raises(ConfigError, match="seed is 'x', but must be a whole number"):
+            load_settings(None, defaults={"seed": "x"})
+
+
+class TestValueSaid:
+    """What was said of one setting."""
+
+    def test_the_last_word_counts_and_presets_that_nobody_asked_for_do_not(self, write: Any) -> None:
+        path = write("extends: embedded\ntrain: {lr: 1}")
+        assert value_said("train.lr", path) == 1
+        assert value_said("train.lr", path, ["train.lr=2", "train={lr: 3}"]) == 3
+        assert value_said("data.source", path) == "moving-digits"
+        assert value_said("data.source", None) is None
+
+    @pytest.mark.parametrize("override", ["data=", "data=3", "data.source", "data.source.name=3"])
+    def test_what_makes_no_sense_is_left_to_be_reported(self, override: str) -> None:
+        assert value_said("data.source.letter", None, [override]) is None
 
 
 class TestExtends:

@@ -66,6 +66,7 @@ class Outcome:
     status: Status = "finished"
     seconds: float = 10.0
     reason: str | None = None
+    transient: bool = False
 
 
 class ScriptedRunner:
@@ -103,6 +104,7 @@ class ScriptedRunner:
             seconds=outcome.seconds,
             epochs=trial.train.epochs if trial.train else 0,
             reason=outcome.reason,
+            transient=outcome.transient,
         )
         if outcome.status != "failed":
             self._store(trial, result)

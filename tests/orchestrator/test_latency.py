@@ -118,12 +118,16 @@ def test_what_was_measured_is_remembered(clock: Clock, tmp_path: Path) -> None:
     assert clock.order == []
 
 
-def test_only_what_is_new_is_measured(clock: Clock, tmp_path: Path) -> None:
+def test_a_new_network_has_all_measured_again(clock: Clock, tmp_path: Path) -> None:
+    """Latencies of different days would not compare."""
     memory = tmp_path / "latency.json"
     remembered_latencies([FAST], memory)
     clock.durations[FAST] = cycle([7.0])
-    assert remembered_latencies([FAST, SLOW], memory) == pytest.approx({FAST: 1.0, SLOW: 4.0})
-    assert remembered_latencies([SLOW], memory) == pytest.approx({SLOW: 4.0})
+    both = pytest.approx({FAST: 7000.0, SLOW: 4.0})
+    assert remembered_latencies([FAST, SLOW], memory) == both
+    clock.order.clear()
+    assert remembered_latencies([FAST, SLOW], memory) == both
+    assert clock.order == []
     assert set(json.loads(memory.read_text())) == {"conditions", "ms"}
     assert len(json.loads(memory.read_text())["ms"]) == 2
 

@@ -210,6 +210,7 @@ def cell(pruner: str = "l1", control: Control | None = None, *, finetuned: bool 
         ),
         network=network,
         cost=made_up_cost(network),
+        reached=0.5,
         notes=(),
         name=f"slowfast-{pruner}-0.5",
         finetuned=finetuned,

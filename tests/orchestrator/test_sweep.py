@@ -22,7 +22,8 @@ SPEC = NetworkSpec(backbone="reid", classes=3, clip_frames=1, side=16, blocks=(1
 def plan(pruning: Pruning, seed: int) -> Plan:
     """What is left of it."""
     left = 10 - int(10 * max([pruning.sparsity, *pruning.layers.values()]))
-    return Plan(SPEC.replace(kept={"conv1": left}) if left < 10 else SPEC, ("one is left",) if left == 1 else ())
+    notes = ("one is left",) if left == 1 else ()
+    return Plan(SPEC.replace(kept={"conv1": left}) if left < 10 else SPEC, 1 - left / 10, notes)
 
 
 def cost(network: NetworkSpec) -> Cost:

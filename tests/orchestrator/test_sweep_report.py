@@ -370,7 +370,7 @@ def test_page_has_the_heat_map_and_says_how_to_use_it() -> None:
     assert first.endswith('<td class="n">0</td></tr>')
     assert "with layer1.downsample.0" in first
     assert '<td class="none bad">failed</td>' in body
-    assert "orchestrate sweep prune --layer-sparsity runs/reid-sensitivity-9c8b7a6d/sensitivity.yaml" in text
+    assert "sweep prune --model reid --layer-sparsity runs/reid-sensitivity-9c8b7a6d/sensitivity.yaml<" in text
     assert "--layer-sparsity" not in page_of("sensitivity running")
 
 

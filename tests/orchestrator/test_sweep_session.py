@@ -17,6 +17,7 @@ from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import DataSettings, RunSettings
 from orchestrator import cli, searches, views
+from orchestrator.sensitivity_file import read_layer_sparsity
 from orchestrator.state import State
 from tests.orchestrator.scripted import SECONDS, Outcome, ScriptedSession
 from trainers.backbones import BACKBONES, Network
@@ -24,6 +25,7 @@ from trainers.data.people import PeopleSettings, make_synthetic_people
 from trainers.package import load_package, read_description
 from trainers.pruning import groups_of
 from trainers.tasks import TASKS
+from trainers.trial import TrialResult
 
 Captured = pytest.CaptureFixture[str]
 
@@ -189,7 +191,12 @@ def test_a_model_s_folder_is_complete(swept: tuple[ScriptedSession, State]) -> N
 def test_a_model_s_card_tells_of_pruning(swept: tuple[ScriptedSession, State]) -> None:
     session, state = swept
     card = (session.run.path / "models/agp-0.5/card.md").read_text()
-    for told in ("# r2plus1d-agp-0.5", "classifies videos", "Pruner agp removed 50 %", "| top-1 | 65.0 % | 75.0 % |"):
+    for told in (
+        "# r2plus1d-agp-0.5",
+        "classifies videos",
+        "Pruner agp, asked for sparsity 0.5 of each layer",
+        "| top-1 | 65.0 % | 75.0 % |",
+    ):
         assert told in card
     assert f"`{state['cells'][3]['trial']}`, seed 0" in card
     assert '"sparsity": 0.5' in card
@@ -322,6 +329,39 @@ def test_a_cell_that_failed_is_shown_and_tried_again(digits: Path, runs: Path) -
     assert mended["stop_reason"] == "3 of 4 cells done"
 
 
+def test_what_the_others_found_stands_when_a_cell_could_not_be_run(digits: Path, runs: Path) -> None:
+    """Its node was lost: the rest is exported and shown, the run fails, and the same command tries it again."""
+    lost = {"r2plus1d-l2-0.25": Outcome(None, "failed", reason="lost 4 times: node died", transient=True)}
+    settings = sweep_settings(digits, runs, "sweep.pruners=[l1, l2]", "runtime.name=lossy")
+    session = ScriptedSession(settings, {**SCRIPT, **lost}, algorithm="sweep-prune")
+    with pytest.raises(RunError, match=r"1 of 4 trainings could not be run:\n  r2plus1d-l2-0\.25: lost 4 times"):
+        session.execute()
+    state = session.run.require_state()
+    assert state["status"] == "failed"
+    assert [cell["status"] for cell in state["cells"]] == ["finished", "finished", "failed", "finished"]
+    assert models(session) == ["l2-0.5", "teacher"]
+    session, state = play(settings)
+    assert trained(session) == ["r2plus1d-l2-0.25"]
+    assert state["status"] == "finished"
+
+
+def test_models_are_named_once_they_are_there(digits: Path, runs: Path) -> None:
+    """Interrupted before the sweep's end, nothing is exported yet, and the state says so."""
+    session = ScriptedSession(sweep_settings(digits, runs, "sweep.seeds=[7]"), SCRIPT, algorithm="sweep-prune")
+
+    def stop(result: TrialResult) -> None:
+        if result.name.startswith("r2plus1d-agp-0.25"):
+            raise KeyboardInterrupt
+
+    session.listener.trial_finished = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        session.execute()
+    state = session.run.require_state()
+    assert state["status"] == "interrupted"
+    assert [cell["status"] for cell in state["cells"]] == ["finished", "finished", "finished", "pending"]
+    assert [cell["path"] for cell in state["cells"]] == [None] * 4
+
+
 def test_when_every_cell_failed_the_run_has(
     digits: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -383,7 +423,7 @@ def test_in_global_scope_weights_decide_what_each_layer_loses(digits: Path, runs
     assert sum(kept.values()) == sum(groups.values()) - sum(groups.values()) // 2
     assert any(kept[name] != groups[name] - groups[name] // 2 for name in groups)
     card = (session.run.path / "models/l1-0.5/card.md").read_text()
-    assert "removed 50 % of the filters of all layers together" in card
+    assert "asked for sparsity 0.5 of the network" in card
     assert state["cells"][0]["params"] < state["teacher"]["params"]
 
 
@@ -464,7 +504,7 @@ def test_what_a_layer_may_cost_is_judged_again_without_training(
 
 
 def test_its_file_bounds_a_sweep_s_layers(sensitivity_file: Path, digits: Path, tmp_path: Path) -> None:
-    read = cli.read_layer_sparsity(sensitivity_file)
+    read = read_layer_sparsity(sensitivity_file)
     assert read == dict(zip(LAYERS, [0.0, 0.25, 0.0, 0.5], strict=True))
     settings = sweep_settings(digits, tmp_path / "runs", "sweep.pruners=[l1]", f"prune.max_sparsity={json.dumps(read)}")
     session, _ = play(settings)
@@ -477,7 +517,7 @@ def test_its_file_bounds_a_sweep_s_layers(sensitivity_file: Path, digits: Path, 
 def test_its_file_says_what_it_is_for(sensitivity_file: Path) -> None:
     text = sensitivity_file.read_text()
     assert text.startswith("# Largest sparsity at which each layer alone costs at most 2 points")
-    assert "orchestrate sweep prune --layer-sparsity sensitivity.yaml" in text
+    assert f"\n#   orchestrate sweep prune --model r2plus1d --layer-sparsity {sensitivity_file}\n" in text
 
 
 def test_an_analysis_that_is_not_finished_writes_no_file(

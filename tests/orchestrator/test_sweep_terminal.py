@@ -109,7 +109,7 @@ def test_layers_are_shown_with_what_they_may_lose(console: Console) -> None:
     assert line_of(text, "layer ") == ["layer", "filters", "0.25", "0.5", "0.75", "0.9", "may", "lose"]
     assert line_of(text, "layer1.0.conv1") == ["layer1.0.conv1", "+1", "16", "3.4", "13.7", "30.9", "44.5", "0"]
     assert line_of(text, "layer1.1.conv1")[-2:] == ["failed", "0"]
-    assert "Use: orchestrate sweep prune --layer-sparsity runs/reid/sensitivity.yaml" in text
+    assert "Use: orchestrate sweep prune --model reid --layer-sparsity runs/reid/sensitivity.yaml\n" in text
 
 
 @pytest.mark.parametrize("state", [running_sweep(), empty_sweep()], ids=["running", "failed"])

@@ -23,7 +23,7 @@ from trainers.data.manifest import Manifest
 from trainers.distributed import World
 from trainers.loop import Training, run_trial
 from trainers.package import WEIGHTS_FILE, load_package
-from trainers.pruning import Surgeon, known_scores, ramp_epochs, renew, shadow, sparsity_before
+from trainers.pruning import Surgeon, known_scores, pruning_before, ramp_epochs, renew, shadow
 from trainers.site import Site
 from trainers.tasks.classification import Alone
 from trainers.trial import Trial
@@ -66,12 +66,12 @@ def make(manifest: Manifest, start: str, site: Site, how: Pruning, **changes: An
 def test_agp_raises_the_sparsity_as_a_cube() -> None:
     """Zhu & Gupta's formula by hand, s_i = 0.1, s_f = 0.5 in 4 steps: 0.5 − 0.4 (1 − t/4)³."""
     how = pruning(initial_sparsity=0.1)
-    reached = [sparsity_before(how, epoch, epochs=8) for epoch in range(8)]
+    reached = [pruning_before(how, epoch, epochs=8).sparsity for epoch in range(8)]
     assert reached == pytest.approx([0.1, 0.33125, 0.45, 0.49375, 0.5, 0.5, 0.5, 0.5])
 
 
 def test_the_iterative_variants_raise_it_evenly() -> None:
-    reached = [sparsity_before(pruning("l2-iterative"), epoch, epochs=8) for epoch in range(5)]
+    reached = [pruning_before(pruning("l2-iterative"), epoch, epochs=8).sparsity for epoch in range(5)]
     assert reached == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
 
 
@@ -79,12 +79,34 @@ def test_the_iterative_variants_raise_it_evenly() -> None:
 @pytest.mark.parametrize("ramp", [0.1, 0.5, 1.0])
 def test_the_last_epoch_trains_the_final_network(epochs: int, ramp: float) -> None:
     how = pruning(ramp=ramp)
-    assert sparsity_before(how, epochs - 1, epochs) == how.sparsity
+    assert pruning_before(how, epochs - 1, epochs) == how
     assert epochs == 1 or 1 <= ramp_epochs(how, epochs) <= epochs - 1
 
 
 def test_pruning_never_starts_beyond_its_end() -> None:
-    assert sparsity_before(pruning(sparsity=0.2, initial_sparsity=0.4), 0, epochs=8) == 0.2
+    assert pruning_before(pruning(sparsity=0.2, initial_sparsity=0.4), 0, epochs=8).sparsity == 0.2
+
+
+def test_layers_with_a_sparsity_of_their_own_get_there_as_slowly(manifest: Manifest, start: str, site: Site) -> None:
+    """Before the first epoch nothing is cut; in the end the layer has an eighth."""
+    how = pruning("agp", layers={"layer1.0.conv1.0.0": 0.875})
+    assert pruning_before(how, 0, epochs=8).layers == {"layer1.0.conv1.0.0": 0.0}
+    trial = make(manifest, start, site, how)
+    training = Training(trial, site, World())
+    training._prune_on(RECIPE, epoch=0)
+    assert training.student.spec == WIDE
+    list(training.epochs())
+    assert training.student.spec == trial.network
+    assert trial.network.kept["layer1.0.conv1.0.0"] == WIDE.channels(144) - int(0.875 * WIDE.channels(144))
+
+
+def test_a_plan_says_how_much_is_gone_and_what_was_held_back() -> None:
+    network = tiny.random_network(WIDE)
+    free = Surgeon(network, pruning("l1"), seed=0).plan(network)
+    held = Surgeon(network, pruning("l1", max_sparsity={"stem.0": 0.0, "stem.3": 0.6}), seed=0).plan(network)
+    assert 0.45 < held.reached < free.reached <= 0.5
+    assert held.notes == ("prune.max_sparsity keeps 1 layer below sparsity 0.5",)
+    assert held.network.kept["stem.0"] == WIDE.channels(45)
 
 
 # At once
@@ -204,7 +226,7 @@ def test_momentum_follows_the_filters_that_are_left() -> None:
     optimizer.step()
     for parameter in joined.parameters():
         optimizer.state[parameter]["momentum_buffer"] = 3 * parameter.detach()
-    assert Surgeon(network, pruning("l1"), seed=0).prune(joined, 0.5, optimizer=optimizer)
+    assert Surgeon(network, pruning("l1"), seed=0).prune(joined, pruning("l1"), optimizer=optimizer)
     assert network.spec.kept
     for parameter in joined.parameters():
         torch.testing.assert_close(optimizer.state[parameter]["momentum_buffer"], 3 * parameter.detach())

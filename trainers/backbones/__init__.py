@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compression.spec import NetworkSpec, nearest
 from configs.schema import NetworkSettings
@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "describe",
     "fast_order",
+    "in_fast_order",
     "input_contract",
     "preset",
 ]
@@ -70,9 +71,14 @@ def fast_order(network: nn.Module) -> nn.Module:
     so every network is given this one, or equal trainings would differ in the last bit.
     """
     for parameter in network.parameters():
-        if parameter.dim() in ORDERS:
-            parameter.data = parameter.data.contiguous(memory_format=ORDERS[parameter.dim()])
+        parameter.data = in_fast_order(parameter.data)
     return network
+
+
+def in_fast_order(tensor: Tensor) -> Tensor:
+    """A tensor of inputs or weights in that order; those of other dimensions as they are."""
+    order = ORDERS.get(tensor.dim())
+    return tensor if order is None else tensor.contiguous(memory_format=order)
 
 
 def describe(spec: NetworkSpec) -> tuple[FeatureStage, ...]:

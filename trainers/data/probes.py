@@ -66,6 +66,7 @@ class Probes:
 
 
 def hash_of_ends(path: Path) -> str:
+    """SHA-256 of a file's first and last 4 KiB, in hexadecimal."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

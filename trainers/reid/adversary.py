@@ -156,7 +156,8 @@ def train_against(
     """A turn of the alternating training: the classifier learns, then it is what the network is to confuse ([2]).
 
     The classifier takes plain gradient steps (no momentum, no decay) on the vectors as they are. What is returned
-    takes it for a constant.
+    takes it for a constant. Everything is in float32, also within a region of autocast: that would keep half-precision
+    copies of the parameters, so that every step would have the gradient of the first.
 
     Args:
         classifier: changed in place; no other optimiser should change it.
@@ -167,24 +168,36 @@ def train_against(
         weights: as of `camera_loss`.
 
     Returns:
-        `confusion` of the classifier, to be minimised by the network, times λ.
+        `confusion` of the classifier, to be minimised by the network, times λ; in float32.
 
     Raises:
         ValueError: `steps` or `lr` is not positive.
     """
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps is {steps} and lr is {lr}, but both must be > 0")
+    with torch.autocast(embeddings.device.type, enabled=False):
+        vectors = embeddings.float()
+        for _ in range(steps):
+            _descend(classifier, vectors.detach(), cameras, lr, weights)
+        constants = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}
+        return confusion(torch.func.functional_call(classifier, constants, (vectors,)))
+
+
+def _descend(
+    classifier: CameraClassifier,
+    vectors: Float[Tensor, "image channel"],
+    cameras: Int[Tensor, " image"],
+    lr: float,
+    weights: Float[Tensor, " view"] | None,
+) -> None:
+    """One step of plain gradient descent of the classifier."""
     parameters = list(classifier.parameters())
-    fixed = embeddings.detach()
-    for _ in range(steps):
-        with torch.enable_grad():
-            loss = camera_loss(classifier(fixed), cameras, weights=weights)
-        gradients = torch.autograd.grad(loss, parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.sub_(gradient, alpha=lr)
-    constants = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}
-    return confusion(torch.func.functional_call(classifier, constants, (embeddings,)))
+    with torch.enable_grad():
+        loss = camera_loss(classifier(vectors), cameras, weights=weights)
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.sub_(gradient, alpha=lr)
 
 
 def confusion(logits: Float[Tensor, "image view"]) -> Float[Tensor, ""]:

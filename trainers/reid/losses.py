@@ -4,7 +4,8 @@ Pure functions of tensors: which of them a training minimises, and with which we
 
 Axes (named as in the annotations):  image: images in the batch,  channel: numbers of a vector,
 positive, negative: pairs of images of one identity, and of two.
-Units: distances and cosine similarities of vectors of length 1, so in [0, 2] and [-1, 1].
+Units: distances and cosine similarities of vectors of length 1, so in [0, 2] and [-1, 1]; both are computed in
+float32, also within a region of autocast.
 
 Sources:
     [1] Hermans, Beyer, Leibe. In defense of the triplet loss for person re-identification. arXiv:1703.07737.
@@ -80,7 +81,8 @@ def circle_loss(
     """
     unit = F.normalize(embeddings.float(), dim=1)
     first, second = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
-    similarities = (unit @ unit.T)[first, second]
+    with torch.autocast(unit.device.type, enabled=False):  # which multiplies in half precision, whatever it is given
+        similarities = (unit @ unit.T)[first, second]
     same = identities[first] == identities[second]
     return circle_of_pairs(similarities[same], similarities[~same], margin=margin, gamma=gamma)
 

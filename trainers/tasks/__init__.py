@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 
 from compression.spec import NetworkSpec
-from configs.schema import DataSettings
+from configs.schema import DataSettings, DistillationSettings, ReidSettings, TrainSettings
 from trainers.backbones import Network, backbone
 from trainers.data.identities import build_identity_manifest
 from trainers.data.manifest import build_manifest
 from trainers.package import Description
 from trainers.tasks.base import DataManifest, Loss, Scores, StepBatch, Task, Workplace
-from trainers.tasks.classification import Classification, score_classifier
-from trainers.tasks.reid import ReidTask, score_reid
+from trainers.tasks.classification import Classification, check_classification, score_classifier
+from trainers.tasks.reid import ReidTask, check_reid, score_reid
 
 __all__ = ["TASKS", "DataManifest", "Loss", "Scores", "StepBatch", "Task", "TaskKind", "Workplace", "task_of"]
 
@@ -34,6 +34,9 @@ class TaskKind:
     """Values of `data.source` that have what it needs."""
     build_manifest: Callable[[DataSettings, NetworkSpec, Path | None], DataManifest]
     """Lists a data set for a network; the last argument is a folder that remembers looks at files."""
+    check: Callable[[Mapping[str, TrainSettings], DistillationSettings, ReidSettings, DataManifest], None]
+    """Raises `UserError` where settings don't fit the task or its data, before anything is trained. The first argument
+    has the run's recipes by the dotted names of their groups (`train`, `teacher.train`), for messages."""
     start: Callable[[Workplace, Network], Task]
     """Opens a trial's task."""
     score: Callable[[Network, Description, DataManifest, float, torch.device], Scores]
@@ -45,6 +48,7 @@ TASKS: dict[str, TaskKind] = {
         metric="top1",
         sources=("moving-digits", "csv", "ucf101", "hmdb51", "folders"),
         build_manifest=lambda data, spec, memory: build_manifest(data, min_frames=spec.clip_frames, memory=memory),
+        check=check_classification,
         start=Classification,
         score=score_classifier,
     ),
@@ -52,6 +56,7 @@ TASKS: dict[str, TaskKind] = {
         metric="map",
         sources=("synthetic-people", "market1501"),
         build_manifest=lambda data, spec, memory: build_identity_manifest(data, memory=memory),
+        check=check_reid,
         start=ReidTask,
         score=score_reid,
     ),

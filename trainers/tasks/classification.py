@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import ClipSettings, TrainSettings
+from configs.schema import ClipSettings, DistillationSettings, ReidSettings, TrainSettings
 from trainers.backbones import BACKBONES, Network, fast_order
 from trainers.data.cache import FrameCache
 from trainers.data.clips import Batch, steps_per_epoch, train_batches
@@ -122,6 +122,15 @@ class Classification:
     def description(self, student: Network) -> Description:
         """See `Task.description`."""
         return Description(spec=student.spec, clips=self.clips, classes=tuple(self.manifest.classes))
+
+
+def check_classification(
+    recipes: Mapping[str, TrainSettings],
+    distillation: DistillationSettings,
+    reid: ReidSettings,
+    manifest: DataManifest,
+) -> None:
+    """See `TaskKind.check`: every recipe and every distillation fits classes of videos."""
 
 
 def score_classifier(

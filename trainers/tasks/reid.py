@@ -15,7 +15,7 @@ Sources:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,15 +27,8 @@ from configs.errors import UserError
 from configs.schema import DistillationSettings, ReidSettings, TrainSettings
 from trainers.backbones import BACKBONES, Network
 from trainers.backbones.reid import ReidNetwork
-from trainers.data.crops import (
-    IdentityBatch,
-    ImageCache,
-    check_batch,
-    evaluation_batches,
-    normalise_images,
-    steps_per_epoch,
-    train_batches,
-)
+from trainers.data.crop_sampling import check_batch, steps_per_epoch
+from trainers.data.crops import IdentityBatch, ImageCache, evaluation_batches, normalise_images, train_batches
 from trainers.data.identities import Crop, IdentityManifest
 from trainers.data.quarantine import Quarantine
 from trainers.distiller import set_teacher_mode
@@ -88,13 +81,16 @@ class ReidTask:
         self.steps = 0
         if place.trial.train is not None:
             check_recipe(place.trial.train, self.reid, self.manifest)
+            self._warn_of_missing_masks()
             self.steps = steps_per_epoch(self.manifest, place.trial.train.batch)
 
     def _load_teacher(self) -> Network | None:
         trial = self.place.trial
-        if trial.teacher is None or trial.distillation is None or trial.distillation.weight == 0:
+        if trial.teacher is None or trial.distillation is None:
             return None
         check_distillation(trial.distillation)
+        if trial.distillation.weight == 0:
+            return None
         teacher, _ = load_package(self.place.site.trial_folder(trial.teacher))
         if not isinstance(teacher, ReidNetwork):
             raise UserError(
@@ -128,6 +124,15 @@ class ReidTask:
         self.camera_weights = camera_weights(numbers, len(cameras)).to(self.place.device)
         return identity, CameraClassifier(student.channels, len(cameras)).to(self.place.device)
 
+    def _warn_of_missing_masks(self) -> None:
+        if self.reid.person_occlusion > 0 and not any(crop.mask for crop in self.manifest.train):
+            log.warning(
+                "reid.person_occlusion is %g, but %s has no masks of persons, so nobody is put in front of anybody; "
+                "set it to 0, or add masks/",
+                self.reid.person_occlusion,
+                self.manifest.root,
+            )
+
     @property
     def _train(self) -> TrainSettings:
         assert self.place.trial.train is not None, "a trial without a recipe is only evaluated"
@@ -155,19 +160,21 @@ class ReidTask:
         images = [self._normalised(view) for view in batch.views]
         with torch.autocast(device.type, torch.bfloat16, enabled=self._train.precision == "bf16"):
             vectors = student(images[0])
-            logits = self.identity(vectors)
-            terms = self._metric_terms(vectors, logits, identities)
-            if self.camera is not None:
-                cameras = batch.cameras.to(device, non_blocking=True)
-                terms["camera"] = self._camera_term(self.camera, vectors, cameras, progress)
-            if self.teacher is not None:
-                terms["similarity"] = self._similarity_term(self.teacher, vectors, images[1])
+            logits = self.identity(vectors).float()
+            wanted = None if self.teacher is None else self._teacher_vectors(self.teacher, images[1])
+        vectors = vectors.float()
+        terms = self._metric_terms(vectors, logits, identities)
+        if self.camera is not None:
+            cameras = batch.cameras.to(device, non_blocking=True)
+            terms["camera"] = self._camera_term(self.camera, vectors, cameras, progress)
+        if wanted is not None:
+            terms["similarity"] = self._similarity_term(vectors, wanted)
         return Loss(terms, (logits.argmax(-1) == identities).sum(), len(identities))
 
     def _metric_terms(self, vectors: Tensor, logits: Tensor, identities: Tensor) -> dict[str, Tensor]:
         reid, terms = self.reid, {}
         if reid.identity_weight:
-            terms["identity"] = reid.identity_weight * F.cross_entropy(logits.float(), identities)
+            terms["identity"] = reid.identity_weight * F.cross_entropy(logits, identities)
         if reid.triplet_weight:
             terms["triplet"] = reid.triplet_weight * batch_hard_triplet(vectors, identities, margin=reid.margin)
         if reid.circle_weight:
@@ -182,11 +189,14 @@ class ReidTask:
         steps, lr = self.reid.adversary_steps, self._train.lr
         return weight * train_against(camera, vectors, cameras, steps=steps, lr=lr, weights=self.camera_weights)
 
-    def _similarity_term(self, teacher: Network, vectors: Tensor, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _teacher_vectors(self, teacher: Network, images: Tensor) -> Tensor:
+        vectors: Tensor = teacher(images)
+        return vectors.float()
+
+    def _similarity_term(self, vectors: Tensor, wanted: Tensor) -> Tensor:
         distillation = self.place.trial.distillation
         assert distillation is not None
-        with torch.no_grad():
-            wanted = teacher(images)
         return distillation.weight * similarity_kl(vectors, wanted, temperature=distillation.temperature)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -216,18 +226,47 @@ class ReidTask:
         return Description(spec=student.spec, reid=self.reid, classes=self.manifest.classes)
 
 
-def check_recipe(train: TrainSettings, reid: ReidSettings, manifest: IdentityManifest) -> None:
+def check_reid(
+    recipes: Mapping[str, TrainSettings],
+    distillation: DistillationSettings,
+    reid: ReidSettings,
+    manifest: DataManifest,
+) -> None:
+    """See, before anything is trained, that settings fit the task and the data.
+
+    Args:
+        recipes: those of the run's trainings, by the dotted names of their groups (`train`, `teacher.train`).
+        distillation: what is learnt from a teacher; nothing asked for fits as well.
+        reid: the task's settings.
+        manifest: an `IdentityManifest`.
+
+    Raises:
+        UserError: they don't fit.
+    """
+    assert isinstance(manifest, IdentityManifest)
+    for group, train in recipes.items():
+        check_recipe(train, reid, manifest, group=group)
+    check_distillation(distillation)
+
+
+def check_recipe(train: TrainSettings, reid: ReidSettings, manifest: IdentityManifest, *, group: str = "train") -> None:
     """See that a recipe fits the task.
+
+    Args:
+        train: the recipe.
+        reid: the task's settings.
+        manifest: the data.
+        group: dotted name of the recipe's group of settings, for messages.
 
     Raises:
         UserError: it doesn't.
     """
     if train.micro_batch is not None:
         raise UserError(
-            f"train.micro_batch is {train.micro_batch}, but triplets are sought in the whole batch; leave it out "
-            "and lower train.batch if memory is short"
+            f"{group}.micro_batch is {train.micro_batch}, but triplets are sought in the whole batch; leave it out "
+            f"and lower {group}.batch if memory is short"
         )
-    check_batch(manifest, train.batch, reid.images)
+    check_batch(manifest, train.batch, reid.images, group=group)
 
 
 def check_distillation(distillation: DistillationSettings) -> None:
