@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.set-up
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pas test lint types check bench schema lock clean
+.PHONY: help setup pas sweep test lint types check bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 pas: setup  ## shrink a small SlowFast on a small data set made on the spot (ARGS="--iterations 3" passes through)
 	$(BIN)/orchestrate pas --backbone slowfast $(ARGS)
+
+sweep: setup  ## prune a small ReID network by every pruner at every sparsity (ARGS passes through)
+	$(BIN)/orchestrate sweep prune --model reid $(ARGS)
 
 test: setup  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -60,7 +60,7 @@ class NetworkSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Where the labelled videos are."""
+    """Where the labelled videos or images are."""
 
     source: Literal["moving-digits", "csv", "ucf101", "hmdb51", "folders", "synthetic-people", "market1501"] = (
         "moving-digits"
@@ -72,7 +72,7 @@ class DataSettings(Settings):
     split: Literal[1, 2, 3] = 1
     """Official split of UCF101 and HMDB51."""
     max_quarantined: Probability = 0.02
-    """Largest share of unreadable or too short videos before the run stops."""
+    """Largest share of videos that are unreadable or too short, or of unreadable images, before the run stops."""
 
 
 class ClipSettings(Settings):
@@ -122,7 +122,7 @@ class ReidSettings(Settings):
     ball_occlusion: Probability = 0.5
     """Probability of a ball (a disc) in front of the person."""
     person_occlusion: Probability = 0.5
-    """Probability of another identity's person in front; needs data with person masks."""
+    """Probability of another identity's person in front; needs data with person masks, else nobody is."""
     adversary: Literal["none", "reversal", "alternating"] = "none"
     """Unlearn the camera: by gradient reversal, or by training classifier and network in turn."""
     adversary_weight: NonNegativeFloat = 0.1
@@ -145,11 +145,12 @@ class TrainSettings(Settings):
     """How one network is trained: synchronous SGD with warm-up."""
 
     epochs: PositiveInt = 45
-    """Passes over the training videos."""
+    """Passes over the training examples: videos or images."""
     batch: PositiveInt = 24
     """Clips or images per step, over all processes together."""
     micro_batch: PositiveInt | None = None
-    """Clips per forward and backward pass; gradients add up to the batch. Batch norm sees this many at a time."""
+    """Clips per forward and backward pass; gradients add up to the batch. Batch norm sees this many at a time.
+    Not for images, among all of which triplets are sought."""
     lr: PositiveFloat = 0.015
     """Base learning rate, for this batch size (scale it linearly with the batch)."""
     schedule: Literal["step", "cosine"] = "cosine"
@@ -165,7 +166,8 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on GPUs, fp32 on CPUs; say fp32 for GPUs before Ampere. Resolved before the digest."""
     evaluate_every: NonNegativeInt = 1
-    """Epochs between two quick evaluations (one clip per video); 0: only the full one at the end."""
+    """Epochs between two quick evaluations (one clip per video, images without their mirrors); 0: only the full one at the
+    end."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:
@@ -313,7 +315,7 @@ class RuntimeSettings(Settings):
     loader_workers: NonNegativeInt = 0
     """Decoding processes per trial; 0 decodes ahead in a thread of the trial."""
     cache_mb: NonNegativeInt = 512
-    """Memory per trial for decoded frames, in MiB."""
+    """Memory per trial for decoded frames or images, in MiB."""
     dashboard: bool = False
     """Start Ray's dashboard (in-process Ray only)."""
     dashboard_port: Annotated[int, Field(ge=1024, le=65535)] = 8265
@@ -328,7 +330,7 @@ class RunSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     """The network to shrink."""
     data: DataSettings = DataSettings()
-    """Labelled videos."""
+    """Labelled videos or images."""
     clips: ClipSettings = ClipSettings()
     """Clips cut from them."""
     reid: ReidSettings = ReidSettings()

@@ -92,7 +92,7 @@ def pas(
     address: AddressOption = None,
     runner: RunnerOption = None,
     dashboard: Annotated[bool | None, typer.Option("--dashboard/--no-dashboard", help="Start Ray's dashboard.")] = None,
-    dashboard_port: Annotated[int | None, typer.Option(help="Its port [default: 8265].")] = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Its port \\[default: 8265].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
     print_config: PrintConfigOption = False,
 ) -> None:
@@ -225,10 +225,10 @@ def sweep_prune(
 def sweep_sensitivity(
     model: ModelOption = None,
     pruner: Annotated[
-        Literal["l1", "l2", "fpgm"] | None, typer.Option(help="How filters are scored [default: l1].")
+        Literal["l1", "l2", "fpgm"] | None, typer.Option(help="How filters are scored \\[default: l1].")
     ] = None,
     sparsity: Annotated[
-        str | None, typer.Option(help="Shares of a layer's filters to remove [default: 0.25,0.5,0.75].")
+        str | None, typer.Option(help="Shares of a layer's filters to remove \\[default: 0.25,0.5,0.75].")
     ] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points that one layer alone may cost.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
@@ -349,7 +349,7 @@ def report(run: RunArgument, runs: RunsOption = None) -> None:
 @data_app.command("make")
 def make_data(
     source: Annotated[Literal["moving-digits", "synthetic-people"], typer.Argument(help="Which set.")],
-    folder: Annotated[Path | None, typer.Option("--to", help="Where [default: the cache folder].")] = None,
+    folder: Annotated[Path | None, typer.Option("--to", help="Where \\[default: the cache folder].")] = None,
 ) -> None:
     """Make an embedded data set of real video or image files, once; prints its folder."""
     from trainers.data.digits import make_moving_digits

@@ -23,7 +23,7 @@ SetOption = Annotated[
 BackboneOption = Annotated[str | None, typer.Option(help="slowfast, r2plus1d or reid.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, sampling and order.")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run's folder.")]
-RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs [default: ./runs].")]
+RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs \\[default: ./runs].")]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -32,7 +32,7 @@ DataOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Model folder (runs/NAME/models/…), or a backbone's name: trained first [default: reid]."),
+    typer.Option(help="Model folder (runs/NAME/models/…), or a backbone's name: trained first \\[default: reid]."),
 ]
 MaxConcurrentOption = Annotated[int | None, typer.Option(help="Trials at a time at most.")]
 PrintConfigOption = Annotated[bool, typer.Option("--print-config", help="Print every setting as YAML.")]
@@ -40,7 +40,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name or folder of a run.")]
 CpusOption = Annotated[float | None, typer.Option(help="CPUs (and threads) per trial.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs per trial; fractions share one.")]
-AddressOption = Annotated[str | None, typer.Option(help="Ray cluster: auto or host:port [default: in this process].")]
+AddressOption = Annotated[str | None, typer.Option(help="Ray cluster: auto or host:port \\[default: in this process].")]
 RunnerOption = Annotated[str | None, typer.Option(help="ray, or local: one trial after the other, without Ray.")]
 
 

@@ -218,8 +218,8 @@ class SweepDriver(TrainDriver):
         gradual = [name for name in settings.sweep.pruners if is_gradual(_cell_pruning(settings.prune, name))]
         if gradual and settings.prune.scope == "global":
             raise UserError(
-                f"prune.scope is global, but {', '.join(gradual)} prune in steps, and what is left of each layer must "
-                "be known beforehand; set prune.scope=local, or sweep one-shot pruners"
+                f"prune.scope is global, but {', '.join(gradual)} cut in steps, for which it must be known beforehand "
+                "what is left of each layer; set prune.scope=local, or sweep one-shot pruners"
             )
         if settings.distillation.features != "none":
             raise UserError(
@@ -232,9 +232,14 @@ class SweepDriver(TrainDriver):
                 "sweep.controls has scratch, but with prune.scope=global every pruner leaves another architecture to "
                 "train from scratch; sweep one pruner at a time, or set prune.scope=local"
             )
-        self._try_plans()
+        most = max(settings.sweep.sparsity)
+        if most > 0 and not any(plan.reached for plan in self._try_plans()):
+            raise UserError(
+                f"no cell loses a filter at sparsity {most:g}: prune.exclude or prune.max_sparsity spares every layer, "
+                "or the layers have too few filters; loosen them, or raise sweep.sparsity"
+            )
 
-    def _try_plans(self) -> None:
+    def _try_plans(self) -> list[Plan]:
         """Ask for every cell on random weights: what is wrong is the same with trained ones.
 
         Raises:
@@ -245,13 +250,12 @@ class SweepDriver(TrainDriver):
                 load_nni()
             except PruningError as error:
                 raise UserError(f"prune: {error}") from error
-        network = self.session.untrained()
-        for pruner in self.session.settings.sweep.pruners:
-            for sparsity in self.session.settings.sweep.sparsity:
-                pruning = _cell_pruning(self.session.settings.prune, pruner, sparsity)
-                if pruning.scope == "local":  # its counts don't depend on weights, nor on who chooses
-                    pruning = pruning.model_copy(update={"engine": "own", "pruner": "l1"})
-                self._plan(network, pruning, seed=0)
+        network, sweep = self.session.untrained(), self.session.settings.sweep
+        wanted = [(pruner, sparsity) for pruner in sweep.pruners for sparsity in sweep.sparsity]
+        return [
+            self._plan(network, _cell_pruning(self.session.settings.prune, *cell), seed=self.session.settings.seed)
+            for cell in wanted
+        ]
 
     def start(self) -> Search | None:
         """See `Driver`."""
@@ -418,7 +422,7 @@ class SensitivityDriver(SweepDriver):
         for group in self.prunable if self.cells else []:
             points = [cell for cell in cells if cell["layer"] == group.name]
             baseline = self.session.teacher_result.accuracy or 0.0
-            measured = [(point["sparsity"], point[self.session.metric]) for point in points]
+            measured = [(point["sparsity"], point[self.session.metric]) for point in points if point["reached"]]
             layers.append(
                 {
                     "layer": group.name,

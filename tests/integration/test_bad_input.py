@@ -198,6 +198,7 @@ def sweep_refused(digits: Path, tmp_path: Path, capsys: Captured) -> Refused:
             ["engine nni prunes with scope local", "or engine own"],
         ),
         (["--set", "distillation.features=l2"], ["distillation.features is l2", "set distillation.features=none"]),
+        (["--set", "prune.exclude=['*']"], ["no cell loses a filter at sparsity", "prune.exclude"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

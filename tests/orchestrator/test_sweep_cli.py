@@ -280,3 +280,11 @@ def test_the_page_names_the_folder_it_is_written_to(tmp_path: Path, monkeypatch:
     assert f"<pre>{sweep_command(state, tmp_path / 'mine')}</pre>" in written
     elsewhere = Path("runs") / state["run"]
     assert f"<pre>{sweep_command(state, elsewhere)}</pre>" in render_sweep(state)
+
+
+def test_help_says_what_stands_in(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["sweep", "sensitivity", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for default in ("[default: reid]", "[default: l1]", "[default: 0.25,0.5,0.75]", "[default: ./runs]"):
+        assert default in shown
