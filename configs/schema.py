@@ -166,7 +166,7 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on GPUs, fp32 on CPUs; say fp32 for GPUs before Ampere. Resolved before the digest."""
     evaluate_every: NonNegativeInt = 1
-    """Epochs between two quick evaluations (one clip per video, images without their mirrors); 0: only the full one at the
+    """Epochs between two quick evaluations (one clip per video, images without mirrors); 0: only the full one at the
     end."""
 
     @model_validator(mode="after")

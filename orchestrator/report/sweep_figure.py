@@ -309,7 +309,8 @@ def _draw_sensitivity(axes: Axes, state: State) -> None:
         )
     axes.axhline(100 * reference - state["max_drop"], **_limit_style(), zorder=2.5)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, high - LEAST_SPAN), high)
+    bottom = max(0.0, min(low, high - LEAST_SPAN))
+    axes.set_ylim(bottom, max(high, bottom + LEAST_SPAN))
 
 
 def _layer_style(position: int) -> dict[str, Any]:

@@ -110,6 +110,23 @@ def test_half_precision_is_summed_in_float32(loss) -> None:  # type: ignore[no-u
     assert torch.equal(result, loss(student.float(), teacher.float()))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s, t: softened_kl(s, t, temperature=5.0),
+        lambda s, t: similarity_kl(s, t, temperature=0.5),
+        feature_l2,
+        margin_relu_l2,
+    ],
+)
+def test_autocast_changes_no_loss(loss) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+    student, teacher = logits(0, 4, 50), logits(1, 4, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = loss(student, teacher)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, loss(student, teacher))
+
+
 def test_feature_l2_by_hand() -> None:
     """Differences 1, 0, 2, 3: (1 + 0 + 4 + 9) / 4."""
     student = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])

@@ -107,3 +107,13 @@ def test_ucf101_starts_from_random_weights_on_the_first_split() -> None:
     assert settings.teacher.weights is None
     assert (settings.data.source, settings.data.split) == ("ucf101", 1)
     assert settings.search.control  # the last column of Table 6.9
+
+
+def test_market1501_keeps_to_the_source_where_it_can() -> None:
+    """Public code of E²TAD, as far as one rate and plain momentum allow; nobody stands in front, for want of masks."""
+    settings = load_settings("market1501-reid")
+    teacher = settings.teacher.train
+    assert (teacher.epochs, teacher.lr, teacher.schedule, teacher.step_epochs) == (60, 0.05, "step", 40)
+    assert (teacher.momentum, teacher.weight_decay, teacher.warmup_epochs) == (0.9, 5e-4, 5)
+    assert settings.train == teacher.model_copy(update={"lr": 0.01})
+    assert settings.reid.person_occlusion == 0

@@ -1,12 +1,14 @@
+import copy
 import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from compression.distillation import similarity_kl
 from configs.errors import UserError
 from configs.schema import DataSettings, DistillationSettings, ReidSettings, TrainSettings
 from trainers.backbones import BACKBONES, build
@@ -15,7 +17,10 @@ from trainers.data.identities import IdentityManifest, build_identity_manifest
 from trainers.data.people import PeopleSettings, make_synthetic_people
 from trainers.distributed import World
 from trainers.package import Description, load_package, save_package
+from trainers.reid.adversary import camera_loss, reversal_weight, train_against
+from trainers.reid.losses import batch_hard_triplet, circle_loss
 from trainers.site import Site
+from trainers.tasks import TASKS
 from trainers.tasks.base import Workplace
 from trainers.tasks.reid import ReidTask, embed, score_network, score_reid
 from trainers.trial import Trial
@@ -238,6 +243,88 @@ def test_settings_that_do_not_fit_are_errors(
 ) -> None:
     with pytest.raises(UserError, match=message):
         open_task(site, manifest, teacher=save_teacher(site), **changes)
+
+
+def test_settings_are_checked_before_any_trial_by_the_names_of_their_groups(manifest: IdentityManifest) -> None:
+    check, nothing = TASKS["reid"].check, DistillationSettings(weight=0.0)
+    small, odd = (TRAIN.model_copy(update=changes) for changes in ({"micro_batch": 4}, {"batch": 7}))
+    check({"train": TRAIN, "teacher.train": TRAIN}, DistillationSettings(), REID, manifest)
+    check({}, nothing, REID, manifest)
+    with pytest.raises(UserError, match=r"^teacher\.train\.micro_batch is 4, .* lower teacher\.train\.batch"):
+        check({"train": TRAIN, "teacher.train": small}, nothing, REID, manifest)
+    with pytest.raises(UserError, match=r"^train\.batch is 7"):
+        check({"train": odd, "teacher.train": TRAIN}, nothing, REID, manifest)
+    with pytest.raises(UserError, match=r"^distillation\.features is l2"):
+        check({"train": TRAIN}, nothing.model_copy(update={"features": "l2"}), REID, manifest)
+
+
+def test_classes_are_learnt_by_any_recipe(manifest: IdentityManifest) -> None:
+    recipe = TRAIN.model_copy(update={"micro_batch": 4, "batch": 7})
+    TASKS["classification"].check({"train": recipe}, DistillationSettings(features="l2"), REID, manifest)
+
+
+def test_occlusion_by_persons_without_masks_is_warned_of(
+    site: Site, manifest: IdentityManifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = dataclasses.replace(manifest, train=tuple(dataclasses.replace(crop, mask=None) for crop in manifest.train))
+    occluded = REID.model_copy(update={"person_occlusion": 0.3})
+    with caplog.at_level(logging.WARNING):
+        open_task(site, manifest, occluded)
+        open_task(site, bare, REID)
+        open_task(site, bare, occluded, train=None)
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        open_task(site, bare, occluded)
+    [record] = caplog.records
+    assert "reid.person_occlusion is 0.3" in record.getMessage()
+    assert "has no masks of persons" in record.getMessage()
+
+
+@pytest.mark.parametrize("adversary", ["reversal", "alternating"])
+def test_with_bf16_the_networks_alone_are_in_half_precision(
+    site: Site, manifest: IdentityManifest, adversary: Literal["reversal", "alternating"]
+) -> None:
+    """Every loss is that of the half-precision vectors and logits, computed in float32."""
+    reid = REID.model_copy(update={"adversary": adversary, "circle_weight": 1.0})
+    distillation = DistillationSettings(weight=1.0, temperature=0.5)
+    task, student = open_task(
+        site,
+        manifest,
+        reid,
+        train=TRAIN.model_copy(update={"precision": "bf16"}),
+        teacher=save_teacher(site),
+        distillation=distillation,
+    )
+    batch = next(iter(task.batches(0)))
+    outputs: dict[str, torch.Tensor] = {}
+    assert task.teacher is not None
+    for name, module in (("student", student), ("identity", task.identity), ("teacher", task.teacher)):
+        module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+    camera = copy.deepcopy(task.camera)
+    assert camera is not None
+    terms = task.loss(student, batch, 0.5).terms
+    assert {output.dtype for output in outputs.values()} == {torch.bfloat16}
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    vectors, logits, wanted = (outputs[name].float() for name in ("student", "identity", "teacher"))
+    identities, weights = batch.identities, task.camera_weights
+    against = {
+        "reversal": lambda: camera_loss(camera(vectors), batch.cameras, weights=weights),
+        "alternating": lambda: (
+            reversal_weight(0.5, reid.adversary_weight)
+            * train_against(camera, vectors, batch.cameras, steps=1, lr=TRAIN.lr, weights=weights)
+        ),
+    }
+    circle = circle_loss(vectors, identities, margin=reid.circle_margin, gamma=reid.circle_gamma)
+    expected = {
+        "identity": torch.nn.functional.cross_entropy(logits, identities),
+        "triplet": batch_hard_triplet(vectors, identities, margin=reid.margin),
+        "circle": circle / len(identities),
+        "camera": against[adversary](),
+        "similarity": similarity_kl(vectors, wanted, temperature=0.5),
+    }
+    assert set(terms) == set(expected)
+    for name, term in terms.items():
+        torch.testing.assert_close(term, expected[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
 def test_a_trial_without_a_recipe_is_only_evaluated(site: Site, manifest: IdentityManifest) -> None:

@@ -200,6 +200,20 @@ def test_a_turn_s_term_is_the_trained_classifier_s_confusion_and_moves_the_netwo
     assert confusion(model(x - 0.1 * x.grad)) < term
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_step_of_a_turn_has_a_gradient_of_its_own_under_autocast(dtype: torch.dtype) -> None:
+    """Autocast keeps copies of parameters until it is left: all steps would then be taken with the first gradient."""
+    model, reference, stale, x = classifier(), classifier(), classifier(), vectors().detach().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        term = train_against(model, x, CAMERAS, steps=5, lr=0.5)
+    assert term.dtype == torch.float32
+    assert torch.equal(term, train_against(reference, x.float(), CAMERAS, steps=5, lr=0.5))
+    train_against(stale, x.float(), CAMERAS, steps=1, lr=5 * 0.5)
+    for one, other, wrong in zip(model.parameters(), reference.parameters(), stale.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert not torch.allclose(one, wrong, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize(("steps", "lr"), [(0, 0.1), (1, 0.0), (1, math.nan)])
 def test_a_turn_needs_steps(steps: int, lr: float) -> None:
     with pytest.raises(ValueError, match=f"steps is {steps} and lr is {lr}, but both must be > 0"):

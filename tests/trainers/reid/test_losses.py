@@ -184,6 +184,15 @@ def test_half_precision_is_summed_in_float32(loss: Callable[[Tensor, Tensor], Te
 
 
 @both_losses
+def test_autocast_changes_no_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    vectors, identities = batch(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = loss(vectors, identities)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, loss(vectors, identities))
+
+
+@both_losses
 def test_what_is_not_finite_shows(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """The training loop looks for it in the loss."""
     vectors, identities = batch(3)
