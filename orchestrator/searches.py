@@ -7,23 +7,26 @@ how it starts once there is a teacher, how its proposals become trials, and what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from compression.cost import Cost
 from compression.pruning.groups import ChannelGroup, GraphError
 from compression.pruning.nni_engine import load_nni
 from compression.pruning.selection import PruningError, PruningRule, layer_sparsities
 from compression.spec import NetworkSpec
 from configs.errors import UserError
-from configs.schema import PruneSettings, Pruning
+from configs.schema import PruneSettings, Pruning, RunSettings
 from orchestrator import state as states
 from orchestrator.latency import conditions, remembered_latencies
 from orchestrator.models import model_name
 from orchestrator.pas import Hypothesis, Model, PasSearch
+from orchestrator.planning import Planner
 from orchestrator.report import METRICS
 from orchestrator.selection import Selection
+from orchestrator.store import RunFolder, Store
 from orchestrator.sweep import (
     SCRATCH,
     SENSITIVITY_PRUNERS,
@@ -37,10 +40,8 @@ from orchestrator.sweep_table import pareto_front
 from trainers.backbones import Network
 from trainers.package import load_package
 from trainers.pruning import Plan, Surgeon, groups_of, is_gradual, known_scores
+from trainers.tasks import Metric
 from trainers.trial import Trial, TrialResult
-
-if TYPE_CHECKING:
-    from orchestrator.session import Session
 
 
 class Search(Protocol):
@@ -54,6 +55,32 @@ class Search(Protocol):
 
     def tell(self, results: Sequence[TrialResult]) -> None:
         """Take the results of the last proposal, in its order."""
+        ...
+
+
+class Workshop(Protocol):
+    """What a driver is given: a session, as far as drivers look at it."""
+
+    settings: RunSettings
+    network: NetworkSpec
+    metric: Metric
+    planner: Planner
+    teacher: Trial
+    store: Store
+    run: RunFolder
+    results: dict[str, TrialResult]
+
+    @property
+    def teacher_result(self) -> TrialResult:
+        """What came of the teacher, once it is trained."""
+        ...
+
+    def cost(self, network: NetworkSpec) -> Cost:
+        """C(·), measured once per network."""
+        ...
+
+    def untrained(self) -> Network:
+        """The teacher's architecture with random weights."""
         ...
 
 
@@ -102,7 +129,7 @@ class TrainDriver:
 
     independent = False
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Workshop) -> None:
         self.session = session
         self.search: Search | None = None
 
@@ -198,7 +225,7 @@ class SweepDriver(TrainDriver):
 
     independent = True
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Workshop) -> None:
         super().__init__(session)
         self.cells: list[Cell] = []
         self.trials: dict[str, Trial] = {}
@@ -438,7 +465,7 @@ class SensitivityDriver(SweepDriver):
         return {"cells": cells, "layers": layers, "max_drop": max_drop, "latency": None}
 
 
-SEARCHES: dict[str, Callable[[Session], Driver]] = {
+SEARCHES: dict[str, Callable[[Workshop], Driver]] = {
     "train": TrainDriver,
     "pas": PasDriver,
     "sweep-prune": SweepDriver,

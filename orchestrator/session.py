@@ -21,7 +21,7 @@ from compression.cost import Cost, measure_cost
 from compression.spec import NetworkSpec
 from configs.errors import RunError, UserError
 from configs.loader import resolved_yaml
-from configs.schema import RunSettings
+from configs.schema import RunSettings, TrainSettings
 from orchestrator import state as states
 from orchestrator.identity import default_name, identity, require_same_identity
 from orchestrator.models import export_models, remove_stale_models
@@ -83,9 +83,19 @@ class Session:
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
         self.teacher = self.planner.teacher
+        self.kind.check(self._recipes(), settings.distillation, settings.reid, self.manifest)
         if settings.teacher.weights:
             place_teacher_weights(self.store, self.teacher, settings.teacher.weights)
         self.driver.check()
+
+    def _recipes(self) -> dict[str, TrainSettings]:
+        """Recipes by which something will be trained, by the names of their settings."""
+        settings, recipes = self.settings, {}
+        if settings.teacher.weights is None:
+            recipes["teacher.train"] = settings.teacher.train
+        if self.algorithm not in ("train", "sweep-sensitivity"):
+            recipes["train"] = settings.train
+        return recipes
 
     def execute(self) -> State:
         """Do the run, or what is left of it.

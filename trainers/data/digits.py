@@ -13,8 +13,6 @@ Sources:
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float, UInt8
 from sklearn.datasets import load_digits
 
-from configs.errors import UserError
+from trainers.data.embedded import made_once
 
 VERSION = 1
 """Raise it when the same settings would give other videos."""
@@ -94,9 +92,6 @@ def make_moving_digits(
 ) -> Path:
     """Write the data set once, in the layout `csv`; a folder that has it already is left as it is.
 
-    It is written beside its place and moved there when complete: a kill leaves no half of it, and of two processes the
-    second finds the first one's.
-
     Args:
         folder: where; none: the user's cache folder, under a name made from the settings.
         settings: what is made.
@@ -108,21 +103,13 @@ def make_moving_digits(
     Raises:
         UserError: it holds something else.
     """
-    folder = folder or _cache_folder() / f"moving-digits-{settings.digest}"
-    if _is_complete(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        _write(made, settings, on_progress or (lambda done, total: None))
-        try:
-            made.rename(folder)
-        except OSError as error:
-            if not _is_complete(folder):
-                raise UserError(
-                    f"{folder} is not empty and holds no moving digits; name another folder in data.path"
-                ) from error
-    return folder
+    return made_once(
+        folder,
+        f"moving-digits-{settings.digest}",
+        what="moving digits",
+        is_complete=_is_complete,
+        write=lambda made: _write(made, settings, on_progress or (lambda done, total: None)),
+    )
 
 
 def draw_video(
@@ -224,11 +211,6 @@ def _encode(path: Path, frames: UInt8[np.ndarray, "frame side side"], settings: 
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
         container.mux(stream.encode())
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "orchestrate"
 
 
 def _is_complete(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """What is put in front of people in training, so that a network learns to recognise them by what is left.
 
-Pure functions of images and of numbers drawn elsewhere (`trainers/data/crops.py`): a ball (a disc), another person cut
-out by a mask, and a rectangle of noise. Who is on the image, and by which camera, stays what it was.
+Pure functions of images and of numbers drawn elsewhere (`trainers/data/crop_sampling.py`): a ball (a disc), another
+person cut out by a mask, and a rectangle of noise. Who is on the image, and by which camera, stays what it was.
 
 Axes: 3 for red, green, blue, height, width. Units: places and lengths in pixels, shifts in shares of the image's size.
 

@@ -16,8 +16,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageChops, ImageDraw
 
-from configs.errors import UserError
+from trainers.data.embedded import made_once
 
 VERSION = 1
 """Raise it when the same settings would give other images."""
@@ -181,9 +179,6 @@ def make_synthetic_people(
 ) -> Path:
     """Write the data set once, in Market-1501's layout; a folder that has it already is left as it is.
 
-    It is written beside its place and moved there when complete: a kill leaves no half of it, and of two processes the
-    second finds the first one's.
-
     Args:
         folder: where; none: the user's cache folder, under a name made from the settings.
         settings: what is made.
@@ -195,21 +190,13 @@ def make_synthetic_people(
     Raises:
         UserError: it holds something else.
     """
-    folder = folder or _cache_folder() / f"synthetic-people-{settings.digest}"
-    if _is_complete(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        _write(made, settings, on_progress or (lambda done, total: None))
-        try:
-            made.rename(folder)
-        except OSError as error:
-            if not _is_complete(folder):
-                raise UserError(
-                    f"{folder} is not empty and holds no synthetic people; name another folder in data.path"
-                ) from error
-    return folder
+    return made_once(
+        folder,
+        f"synthetic-people-{settings.digest}",
+        what="synthetic people",
+        is_complete=_is_complete,
+        write=lambda made: _write(made, settings, on_progress or (lambda done, total: None)),
+    )
 
 
 def draw_figures(settings: PeopleSettings, number: int, rng: np.random.Generator) -> list[Figure]:
@@ -503,11 +490,6 @@ def _write(folder: Path, settings: PeopleSettings, on_progress: Callable[[int, i
         mask.save(folder / "masks" / job.folder / f"{job.name}.png", optimize=False)
         on_progress(done, len(jobs))
     (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "orchestrate"
 
 
 def _is_complete(folder: Path) -> bool:
