@@ -8,8 +8,8 @@ from configs.errors import UserError
 from configs.schema import RunSettings
 from orchestrator.dry_run import Quiet
 from orchestrator.report import count, gmacs, share
-from orchestrator.searches import SweepDriver
 from orchestrator.session import Session
+from orchestrator.sweep_driver import SweepDriver
 from orchestrator.sweep_table import LABELS
 from orchestrator.terminal import plain_table
 

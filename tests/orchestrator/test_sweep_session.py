@@ -16,7 +16,7 @@ from compression.spec import NetworkSpec
 from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import DataSettings, RunSettings
-from orchestrator import cli, searches, views
+from orchestrator import cli, sweep_driver, views
 from orchestrator.sensitivity_file import read_layer_sparsity
 from orchestrator.state import State
 from tests.orchestrator.scripted import SECONDS, Outcome, ScriptedSession
@@ -82,7 +82,7 @@ def _traced_once() -> Iterator[None]:
         return known[network.spec]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searches, "groups_of", groups)
+        patch.setattr(sweep_driver, "groups_of", groups)
         yield
 
 
