@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from types import FrameType
 
 
 def main() -> None:
@@ -14,15 +12,12 @@ def main() -> None:
             "orchestrate needs Python 3.11 to 3.13: Python 3.14 has a standard package named `compression` (PEP 784), "
             "which our folder of that name would meet"
         )
-    signal.signal(signal.SIGTERM, _interrupt)
+    from orchestrator.interruption import obey_signals
+
+    obey_signals()
     from orchestrator.cli import run
 
     sys.exit(run(sys.argv[1:]))
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Treat a polite kill like Ctrl-C, so that Ray is stopped and the state saved."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def sweep_prune(
     model: ModelOption = None,
     pruners: Annotated[str | None, typer.Option(help="l1,l2,fpgm,agp; also l1-iterative …, random.")] = None,
     sparsity: Annotated[str | None, typer.Option(help="Shares of filters to remove, e.g. 0.3,0.5,0.9.")] = None,
-    finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of every cell; the budget is one.")] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, the same for every cell.")] = None,
     distill: Annotated[
         bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well.")
     ] = None,

@@ -24,6 +24,7 @@ from configs.loader import resolved_yaml
 from configs.schema import RunSettings, TrainSettings
 from orchestrator import state as states
 from orchestrator.identity import default_name, identity, require_same_identity
+from orchestrator.interruption import stop_if_wished
 from orchestrator.models import export_models, remove_stale_models
 from orchestrator.observer import Observer, TrialRow
 from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
@@ -154,6 +155,7 @@ class Session:
         self.observer.stage_started(stage, [self._row(trial) for trial in trials])
         results = run_stage(runner, self.store, self, stage.replace("iteration ", "iter-").replace(" ", "-"), trials)
         self.results |= {result.trial: result for result in results}
+        stop_if_wished()
         return results
 
     # The session watches its own runner: it keeps what it hears and passes it on (an `Observer`).
@@ -164,6 +166,7 @@ class Session:
 
     def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:
         """See `Observer`."""
+        stop_if_wished()
         self.observer.epoch_finished(digest, metrics)
 
     def trial_finished(self, result: TrialResult) -> None:
