@@ -53,6 +53,25 @@ class Factors:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How a network computes in integers: weights of 8 bits per output channel, activations of 8 bits per tensor.
+
+    Raises:
+        ValueError: no engine.
+    """
+
+    engine: str
+    """The integer kernels that it was made for: a name of `torch.backends.quantized.supported_engines`."""
+    float_layers: tuple[str, ...] = ()
+    """Convolutions and linear layers that still compute in floating point, by name, sorted."""
+
+    def __post_init__(self) -> None:
+        if not self.engine:
+            raise ValueError("quantisation.engine is empty, but must name the integer kernels, e.g. onednn")
+        object.__setattr__(self, "float_layers", tuple(sorted(self.float_layers)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """Immutable description of one network, fed with clips or, where `aspect` is given, with images.
 
@@ -86,6 +105,8 @@ class NetworkSpec:
     """Filters left after pruning, by the name of the convolution; coupled ones go by the name of their first."""
     kept_at: float = 1.0
     """γ̄_c when they were counted: a later reduction on axis c divides them by what has come since."""
+    quantisation: Quantisation | None = None
+    """How it computes in integers; none: in floating point."""
 
     def __post_init__(self) -> None:
         for name in ("classes", "clip_frames", "side", "round_to"):
@@ -161,6 +182,11 @@ class NetworkSpec:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def floating(self) -> NetworkSpec:
+        """The same network in floating point: what it was quantised from."""
+        return self if self.quantisation is None else self.replace(quantisation=None)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` reads it back.
 
@@ -172,6 +198,10 @@ class NetworkSpec:
             del fields["aspect"]
         if not self.kept:
             del fields["kept"], fields["kept_at"]
+        if self.quantisation is None:
+            del fields["quantisation"]
+        else:
+            fields["quantisation"]["float_layers"] = list(self.quantisation.float_layers)
         return {"schema": SCHEMA_VERSION, **fields, "blocks": list(self.blocks)}
 
     @classmethod
@@ -191,6 +221,9 @@ class NetworkSpec:
         try:
             fields["factors"] = Factors(**fields.get("factors", {}))
             fields["blocks"] = tuple(fields["blocks"])
+            if fields.get("quantisation") is not None:
+                rule = fields["quantisation"]
+                fields["quantisation"] = Quantisation(**{**rule, "float_layers": tuple(rule["float_layers"])})
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a network spec: {error}") from error

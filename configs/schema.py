@@ -291,6 +291,96 @@ class SweepSettings(Settings):
         return self
 
 
+class QuantiseRecipe(Settings):
+    """How a network is quantised: what its ranges are measured on, and when training stops moving them."""
+
+    calibration: PositiveInt = 64
+    """Training clips or images on which the ranges of activations are measured first."""
+    freeze_norms_after: PositiveInt = 2
+    """Epochs of quantisation-aware training after which batch norms keep their statistics."""
+    freeze_ranges_after: PositiveInt = 3
+    """Epochs after which the ranges stay as they are."""
+
+
+class QuantiseSettings(QuantiseRecipe):
+    """Quantising to INT8: which ways are tried, and what may be lost."""
+
+    engine: Literal["auto", "onednn", "x86", "qnnpack"] = "auto"
+    """Integer kernels; `auto`: onednn on x86 (8 bits for activations, x86 has 7), qnnpack on ARM."""
+    exclude: tuple[str, ...] = ()
+    """Layers that stay in floating point, by name or by a pattern with `*`."""
+    methods: tuple[Literal["ptq", "qat"], ...] = ("ptq", "qat")
+    """`ptq`: ranges are measured, nothing is trained; `qat`: quantisation-aware training."""
+    seeds: tuple[NonNegativeInt, ...] | None = None
+    """Seeds; none: the run's own."""
+    max_drop_points: NonNegativeFloat = 1.0
+    """Points of accuracy that may be lost against the floating-point network: beyond, layers go back one by one."""
+    max_fallbacks: NonNegativeInt = 3
+    """Layers that may go back to floating point for the sake of accuracy."""
+    epochs: PositiveInt = 6
+    """Epochs of quantisation-aware training; the rest of its recipe is `train`'s."""
+    lr_divisor: PositiveFloat = 10.0
+    """`train.lr` is divided by it for quantisation-aware training, which starts from trained weights."""
+    keep_slow: bool = False
+    """Quantise also layers that were measured to be slower in integers on this machine."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> QuantiseSettings:
+        for name in ("methods", "seeds"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) != len(values)):
+                raise ValueError(f"{name} is {list(values)}, but must name at least one, and each once")
+        return self
+
+
+class PasStep(Settings):
+    """Shrink by progressive architecture shrinkage, as `search` says; goes on with the last network chosen."""
+
+    step: Literal["pas"] = "pas"
+    """Which step this is."""
+
+
+class PruneStep(Settings):
+    """Prune and fine-tune, as `prune` and `train` say."""
+
+    step: Literal["prune"] = "prune"
+    """Which step this is."""
+    pruner: PrunerName = "agp"
+    """Key of `PRUNERS`."""
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of filters removed."""
+
+
+class QuantiseStep(Settings):
+    """Quantise to INT8, as `quantise` says."""
+
+    step: Literal["quantise"] = "quantise"
+    """Which step this is."""
+    method: Literal["ptq", "qat"] = "qat"
+    """Measure ranges only, or train with them."""
+
+
+ChainStep = Annotated[PasStep | PruneStep | QuantiseStep, Field(discriminator="step")]
+
+
+class ChainSettings(Settings):
+    """The steps of `chain`, each of which starts from the network that the one before left."""
+
+    steps: tuple[ChainStep, ...] = (PasStep(), PruneStep(), QuantiseStep())
+    """Steps, in order. Nothing can follow `quantise`; `pas` can only be first."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ChainSettings:
+        if not self.steps:
+            raise ValueError("steps is empty; give at least one")
+        kinds = [step.step for step in self.steps]
+        if "pas" in kinds[1:]:
+            raise ValueError(f"steps is {kinds}, but pas shrinks a base network: it can only come first, once")
+        if "quantise" in kinds[:-1]:
+            raise ValueError(f"steps is {kinds}, but nothing can follow quantise: integers are not trained further")
+        return self
+
+
 class RuntimeSettings(Settings):
     """Where and how it runs. Nothing here changes a result, so nothing here enters a digest."""
 
@@ -347,5 +437,9 @@ class RunSettings(Settings):
     """Pruning, in `sweep`."""
     sweep: SweepSettings = SweepSettings()
     """The cells of `sweep`."""
+    quantise: QuantiseSettings = QuantiseSettings()
+    """Quantising to INT8, in `sweep qat`, `chain` and `export`."""
+    chain: ChainSettings = ChainSettings()
+    """The steps of `chain`."""
     runtime: RuntimeSettings = RuntimeSettings()
     """Where and how it runs."""

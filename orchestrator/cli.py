@@ -14,6 +14,9 @@ from rich.markup import escape
 from configs.errors import RunError, UserError
 from configs.loader import json_schema, load_settings, resolved_yaml
 from configs.schema import RunSettings
+from orchestrator import execution
+from orchestrator.export.command import export
+from orchestrator.measure.command import measure
 from orchestrator.options import (
     AddressOption,
     BackboneOption,
@@ -23,7 +26,6 @@ from orchestrator.options import (
     GpusOption,
     JsonOption,
     MaxConcurrentOption,
-    ModelOption,
     NameOption,
     PrintConfigOption,
     RunArgument,
@@ -32,17 +34,9 @@ from orchestrator.options import (
     SeedOption,
     SetOption,
     data_flags,
-    listed,
     settings_from,
-    settings_of_model,
 )
-from orchestrator.sensitivity_file import read_layer_sparsity
-
-INTERRUPTED = 130
-NO_DISTILLATION = {"distillation.weight": 0.0, "distillation.features": "none"}
-"""What `--no-distill` sets; `distillation.source_alpha` has to be taken back as well."""
-ONE_LAYER_AT_A_TIME = {"sweep.pruners": ["l1"], "sweep.sparsity": [0.25, 0.5, 0.75]}
-"""What a sensitivity analysis tries where nothing says otherwise; the schema's defaults are a whole sweep's."""
+from orchestrator.sweep.commands import sweep_app
 
 app = typer.Typer(
     name="orchestrate",
@@ -54,7 +48,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-sweep_app = typer.Typer(help="Prune a network in every way asked for, as parallel trials.", no_args_is_help=True)
 app.add_typer(sweep_app, name="sweep")
 
 
@@ -127,7 +120,7 @@ def pas(
 
         print_plan(Console(), make_plan(settings))
     else:
-        execute(settings, "pas")
+        execution.execute(settings, "pas")
 
 
 @app.command()
@@ -154,87 +147,18 @@ def train(
         "runtime.address": address,
         "runtime.runner": runner,
     }
-    execute(settings_from(config, set_, backbone=backbone, data=data, flags=flags), "train")
+    execution.execute(settings_from(config, set_, backbone=backbone, data=data, flags=flags), "train")
 
 
-@sweep_app.command("prune")
-def sweep_prune(
-    model: ModelOption = None,
-    pruners: Annotated[str | None, typer.Option(help="l1,l2,fpgm,agp; also l1-iterative …, random.")] = None,
-    sparsity: Annotated[str | None, typer.Option(help="Shares of filters to remove, e.g. 0.3,0.5,0.9.")] = None,
-    finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, the same for every cell.")] = None,
-    distill: Annotated[
-        bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well.")
+@app.command()
+def chain(
+    backbone: BackboneOption = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="A preset's name or a YAML file, with chain.steps.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds of fine-tuning, e.g. 0,1,2: mean ± deviation.")] = None,
-    controls: Annotated[str | None, typer.Option(help="scratch,random: the same size from nothing; by lot.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
-    scope: Annotated[str | None, typer.Option(help="local: per layer; global: over the whole network.")] = None,
-    layer_sparsity: Annotated[
-        Path | None, typer.Option(help="sensitivity.yaml: no layer loses more than it says.")
-    ] = None,
-    config: ConfigOption = None,
     set_: SetOption = None,
     data: DataOption = None,
-    seed: SeedOption = None,
-    name: NameOption = None,
-    runs: RunsOption = None,
-    cpus_per_trial: CpusOption = None,
-    gpus_per_trial: GpusOption = None,
-    max_concurrent: MaxConcurrentOption = None,
-    address: AddressOption = None,
-    runner: RunnerOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells; train nothing.")] = False,
-    print_config: PrintConfigOption = False,
-) -> None:
-    """Prune with every pruner at every sparsity, fine-tune, compare. The same command again goes on; more extends."""
-    flags = {
-        "sweep.pruners": listed(pruners),
-        "sweep.sparsity": listed(sparsity),
-        "sweep.seeds": listed(seeds),
-        "sweep.controls": listed(controls),
-        "train.epochs": finetune_epochs,
-        **(NO_DISTILLATION if distill is False else {}),
-        "prune.engine": engine,
-        "prune.scope": scope,
-        "prune.max_sparsity": read_layer_sparsity(layer_sparsity) if layer_sparsity else None,
-        "seed": seed,
-        "runtime.name": name,
-        "runtime.runs": runs,
-        "runtime.cpus_per_trial": cpus_per_trial,
-        "runtime.gpus_per_trial": gpus_per_trial,
-        "runtime.max_concurrent": max_concurrent,
-        "runtime.address": address,
-        "runtime.runner": runner,
-    }
-    forget_alpha = ["distillation.source_alpha=null"] if distill is False else []  # an option can't take a value back
-    settings = settings_of_model(model, config, [*forget_alpha, *(set_ or ())], data=data, flags=flags)
-    if distill:
-        require_distillation(settings)
-    if print_config:
-        typer.echo(resolved_yaml(settings), nl=False)
-    elif dry_run:
-        from orchestrator.sweep_plan import print_cells
-
-        print_cells(Console(), settings)
-    else:
-        execute(settings, "sweep-prune")
-
-
-@sweep_app.command("sensitivity")
-def sweep_sensitivity(
-    model: ModelOption = None,
-    pruner: Annotated[
-        Literal["l1", "l2", "fpgm"] | None, typer.Option(help="How filters are scored \\[default: l1].")
-    ] = None,
-    sparsity: Annotated[
-        str | None, typer.Option(help="Shares of a layer's filters to remove \\[default: 0.25,0.5,0.75].")
-    ] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points that one layer alone may cost.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who chooses the filters: own or nni.")] = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    data: DataOption = None,
+    teacher: Annotated[Path | None, typer.Option(help="Model folder or weights file of the teacher.")] = None,
     seed: SeedOption = None,
     name: NameOption = None,
     runs: RunsOption = None,
@@ -245,26 +169,28 @@ def sweep_sensitivity(
     runner: RunnerOption = None,
     print_config: PrintConfigOption = False,
 ) -> None:
-    """Prune one layer at a time, without fine-tuning: which layers can lose how much."""
-    flags = {
-        "sweep.pruners": [pruner] if pruner else None,
-        "sweep.sparsity": listed(sparsity),
-        "sweep.max_drop": max_drop,
-        "prune.engine": engine,
-        "seed": seed,
-        "runtime.name": name,
-        "runtime.runs": runs,
-        "runtime.cpus_per_trial": cpus_per_trial,
-        "runtime.gpus_per_trial": gpus_per_trial,
-        "runtime.max_concurrent": max_concurrent,
-        "runtime.address": address,
-        "runtime.runner": runner,
-    }
-    settings = settings_of_model(model, config, set_, data=data, flags=flags, defaults=ONE_LAYER_AT_A_TIME)
+    """Shrink, prune, quantise: a list of steps, each from the network that the one before left (chain.steps)."""
+    settings = settings_from(
+        config,
+        set_,
+        backbone=backbone,
+        data=data,
+        flags={
+            "teacher.weights": teacher,
+            "seed": seed,
+            "runtime.name": name,
+            "runtime.runs": runs,
+            "runtime.cpus_per_trial": cpus_per_trial,
+            "runtime.gpus_per_trial": gpus_per_trial,
+            "runtime.max_concurrent": max_concurrent,
+            "runtime.address": address,
+            "runtime.runner": runner,
+        },
+    )
     if print_config:
         typer.echo(resolved_yaml(settings), nl=False)
     else:
-        execute(settings, "sweep-sensitivity")
+        execution.execute(settings, "chain")
 
 
 @app.command()
@@ -309,6 +235,10 @@ def evaluate(
         from orchestrator.evaluate import describe
 
         typer.echo(describe(report))
+
+
+app.command()(measure)
+app.command()(export)
 
 
 @app.command("ls")
@@ -364,42 +294,11 @@ def schema() -> None:
     typer.echo(json_schema())
 
 
-def require_distillation(settings: RunSettings) -> None:
-    """Refuse `--distill` where there is no loss to distil with.
-
-    Raises:
-        UserError: every distillation loss is off.
-    """
-    given = settings.distillation
-    if given.weight == 0 and given.source_alpha is None and given.features == "none":
-        raise UserError(
-            "--distill is given, but the settings switch distillation off: distillation.weight is 0 and there is no "
-            "distillation.source_alpha; set a weight, e.g. --set distillation.weight=1.25, or leave out --distill"
-        )
-
-
 def store_at(runs: Path | None) -> Any:
     """The store below a folder, by default the settings' one."""
     from orchestrator.store import Store
 
     return Store(runs or RunSettings().runtime.runs)
-
-
-def execute(settings: RunSettings, algorithm: str) -> None:
-    """Do a run with a live display, and say at the end what came of it."""
-    from orchestrator.session import Session
-    from orchestrator.terminal import choose_observer
-    from orchestrator.views import VIEWS
-
-    console = Console()
-    with choose_observer(console) as observer:
-        session = Session(settings, observer, algorithm=algorithm)
-        try:
-            state = session.execute()
-        except KeyboardInterrupt:
-            observer.message(f"Interrupted. The same command goes on where this one stopped (run {session.name}).")
-            raise typer.Exit(INTERRUPTED) from None
-    VIEWS[algorithm].print_result(console, state, session.run.path / "report.html")
 
 
 def run(arguments: list[str]) -> int:

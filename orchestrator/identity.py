@@ -12,14 +12,17 @@ from configs.schema import RunSettings
 EXTENDABLE = {
     "search": ("iterations", "target_gmacs", "max_drop", "control"),
     "sweep": ("pruners", "sparsity", "seeds", "controls", "max_drop"),
+    "quantise": ("methods", "seeds", "max_drop_points", "max_fallbacks"),
 }
 """Settings that may change from one start to the next: they only decide how far the same search goes."""
 
 UNUSED = {
-    "pas": ("prune", "sweep"),
-    "train": ("prune", "sweep"),
-    "sweep-prune": ("search",),
-    "sweep-sensitivity": ("search", "train", "distillation"),
+    "pas": ("prune", "sweep", "quantise", "chain"),
+    "train": ("prune", "sweep", "quantise", "chain"),
+    "sweep-prune": ("search", "quantise", "chain"),
+    "sweep-sensitivity": ("search", "train", "distillation", "quantise", "chain"),
+    "sweep-qat": ("search", "prune", "sweep", "chain"),
+    "chain": ("sweep",),
 }
 """Groups of settings that an algorithm does not look at."""
 

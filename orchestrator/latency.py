@@ -9,16 +9,15 @@ import hashlib
 import json
 import platform
 import statistics
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compression.cost import empty_input
 from compression.spec import NetworkSpec
-from trainers.backbones import build, fast_order, in_fast_order
+from orchestrator.measure.turns import Conditions, time_in_turns
+from trainers.backbones import build
 from trainers.files import read_json, write_json
 
 RUNS = 30
@@ -32,22 +31,9 @@ def measure_latencies(networks: Collection[NetworkSpec]) -> dict[NetworkSpec, fl
 
     The networks take turns, so that a machine that is slower for a while is slower for all of them.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        specs = list(dict.fromkeys(networks))
-        modules = [fast_order(build(spec).eval()) for spec in specs]
-        inputs = [in_fast_order(torch.rand_like(empty_input(spec))) for spec in specs]
-        seconds: list[list[float]] = [[] for _ in specs]
-        with torch.inference_mode():
-            for _ in range(WARM_UP + RUNS):
-                for module, clip, times in zip(modules, inputs, seconds, strict=True):
-                    started = time.perf_counter()
-                    module(clip)
-                    times.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return {spec: 1e3 * statistics.median(times[WARM_UP:]) for spec, times in zip(specs, seconds, strict=True)}
+    specs = list(dict.fromkeys(networks))
+    times = time_in_turns([build(spec) for spec in specs], Conditions(runs=RUNS, warm_up=WARM_UP))
+    return {spec: statistics.median(taken) for spec, taken in zip(specs, times, strict=True)}
 
 
 def remembered_latencies(networks: Collection[NetworkSpec], memory: Path) -> dict[NetworkSpec, float]:

@@ -1,4 +1,5 @@
-"""The models that a search hands on, as folders that load without it: a family, or the Pareto front of a sweep."""
+"""The models that a search hands on, as folders that load without it: a family, the Pareto front of a sweep,
+INT8 networks."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from orchestrator.quantise.search import METHODS
 from orchestrator.report.card import model_card
+from orchestrator.report.chain_card import step_card
+from orchestrator.report.quantise_card import quantised_card
 from orchestrator.report.sweep_card import cell_card
 from orchestrator.state import State
 from orchestrator.store import RunFolder, Store
@@ -14,11 +18,15 @@ from trainers.files import copy_file, read_json, write_json, write_text
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.results import RESULT_FILE
 
+STEP_FOLDERS = {"pas": "pas", "prune": "prune", "quantise": "int8"}
+"""What the folder of a chain's step is called after its number, by the kind of step."""
 METRICS_FILE = "metrics.json"
 """What a model reached, and on which data."""
 NUMBERS = (
     *("name", "top1", "top5", "map", "gmacs", "params", "frames", "side", "height", "width", "trial", "sequence"),
     *("pruner", "sparsity", "engine", "seed", "latency_ms"),
+    *("method", "fallbacks", "size_mb", "drop_points", "accepted", "rejected", "original"),
+    *("step", "title"),
 )
 """What it has of a model, as far as its kind of search knows it."""
 
@@ -35,6 +43,8 @@ def remove_stale_models(run: RunFolder, state: State) -> None:
     cells = {model_name(cell["name"]) for cell in state.get("cells", [])}
     for folder in (run.path / "models").glob("*"):
         named_by_us = folder.name.startswith("PAS-") or folder.name in cells or holds_cell(folder)
+        named_by_us |= "candidates" in state and folder.name in METHODS
+        named_by_us |= holds_step(folder)
         if named_by_us and folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
 
@@ -45,16 +55,26 @@ def holds_cell(folder: Path) -> bool:
     return "pruner" in numbers and model_name(numbers["name"]) == folder.name
 
 
+def holds_step(folder: Path) -> bool:
+    """Whether a folder is the model of a chain's step, and where it was exported to; a copy elsewhere is somebody's."""
+    numbers = read_json(folder / METRICS_FILE) or {}
+    number, _, kind = folder.name.partition("-")
+    return number.isdigit() and "step" in numbers and STEP_FOLDERS.get(numbers["step"]) == kind
+
+
 def model_name(cell: str) -> str:
     """Folder of a cell's model: the cell's name without the backbone's, `agp-0.5`."""
     return cell.partition("-")[2]
 
 
 def exported(state: State) -> list[dict[str, Any]]:
-    """The teacher, and what was found so far: the family, or the cells on the Pareto front; each with its folder."""
+    """The teacher, and what was found so far, each with its folder: the family, the cells on the Pareto front, the best
+    network of each way to quantise, or what each step of a chain left."""
     teacher = {**state["teacher"], "name": "teacher", "axis": None, "sequence": "", "path": "models/teacher"}
-    cells = [cell for cell in state.get("cells", []) if cell.get("path")]
-    return [teacher, *state.get("family", []), *cells]
+    kinds = ("cells", "candidates", "steps")
+    chosen = [model for found in kinds for model in state.get(found, []) if model.get("path")]
+    family = [] if "steps" in state else state.get("family", [])  # of a chain, only the last of it, as a step's model
+    return [teacher, *family, *chosen]
 
 
 def export_model(trial: Path, target: Path, model: dict[str, Any], state: State) -> None:
@@ -63,6 +83,15 @@ def export_model(trial: Path, target: Path, model: dict[str, Any], state: State)
         copy_file(trial / name, target / name)
     numbers = {key: model[key] for key in NUMBERS if key in model}
     write_json(target / METRICS_FILE, {**numbers, "data": state["data"]})
-    record = read_json(trial / RESULT_FILE)
-    card = cell_card(model, state, record) if "pruner" in model else model_card(model, state, record)
-    write_text(target / "card.md", card)
+    write_text(target / "card.md", card_of(model, state, read_json(trial / RESULT_FILE)))
+
+
+def card_of(model: dict[str, Any], state: State, record: dict[str, Any]) -> str:
+    """Text of a model's card, according to what made it."""
+    if "step" in model:
+        return step_card(model, state, record)
+    if "pruner" in model:
+        return cell_card(model, state, record)
+    if "method" in model:
+        return quantised_card(model, state, record)
+    return model_card(model, state, record)

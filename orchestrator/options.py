@@ -147,7 +147,7 @@ def data_of_model(folder: Path, source: Any) -> dict[str, Any]:
     Raises:
         UserError: the folder names no data, and nobody else does.
     """
-    from orchestrator.evaluate import recorded_data
+    from orchestrator.validation import recorded_data
 
     try:
         recorded = recorded_data(folder)

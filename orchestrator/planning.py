@@ -1,7 +1,8 @@
 """From settings to trials: the teacher's, and each hypothesis' or cell's with its recipe.
 
 This is where the recipes of the sources are applied: distillation from the teacher for every hypothesis and every
-pruned network, a tenth of the learning rate for hypotheses that inherit weights, plain labels for controls.
+pruned network, a tenth of the learning rate for hypotheses that inherit weights, plain labels for controls. A network
+that is quantised is taught by itself, as it was in floating point.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from compression.spec import NetworkSpec
+from compression.spec import NetworkSpec, Quantisation
 from configs.errors import UserError
-from configs.schema import Pruning, RunSettings, TrainSettings
+from configs.schema import Pruning, QuantiseRecipe, RunSettings, TrainSettings
 from orchestrator.pas import Hypothesis
 from orchestrator.store import Store
-from orchestrator.sweep import RANDOM, SCRATCH, Cell
+from orchestrator.sweep.cells import RANDOM, SCRATCH, Cell
 from trainers.backbones import BACKBONES, preset
 from trainers.backbones.published import load_weights
 from trainers.checkpoint import save_weights
@@ -91,6 +92,57 @@ class Planner:
             pruning=None if scratch else relevant(cell.pruning),
         )
 
+    def quantised_trial(
+        self,
+        network: NetworkSpec,
+        start: str,
+        *,
+        method: Literal["ptq", "qat"],
+        rule: Quantisation,
+        seed: int,
+        name: str,
+    ) -> Trial:
+        """The trial that quantises a trained network: by measuring ranges, or by training with them.
+
+        Args:
+            network: the network in floating point.
+            start: digest of the trial that trained it, whose network is also the teacher.
+            method: `ptq` measures ranges only, so that nothing about training enters its digest; `qat` trains.
+            rule: engine, and the layers that stay in floating point.
+            seed: of its training; `ptq` always has the run's.
+            name: for people.
+        """
+        trained = method == "qat"
+        distilled = trained and self.distils
+        return Trial(
+            name=name,
+            network=network.replace(quantisation=rule),
+            **self._task,
+            train=self._quantising_recipe() if trained else None,
+            seed=seed if trained else self.settings.seed,
+            teacher=start if distilled else None,
+            distillation=self.settings.distillation if distilled else None,
+            start=start,
+            quantise=self._quantise_recipe(trained=trained),
+        )
+
+    def _quantising_recipe(self) -> TrainSettings:
+        """`train` for fewer epochs, with a small learning rate; in fp32, because values rounded to bf16 are no grid of
+        8 bits. The warm-up takes the same share of the epochs."""
+        train, quantise = self.settings.train, self.settings.quantise
+        changes = {
+            "epochs": quantise.epochs,
+            "warmup_epochs": train.warmup_epochs * quantise.epochs / train.epochs,
+            "lr": train.lr / quantise.lr_divisor,
+            "precision": "fp32",
+        }
+        return train.model_copy(update=changes)
+
+    def _quantise_recipe(self, *, trained: bool) -> QuantiseRecipe:
+        """What of `quantise` the trial looks at."""
+        fields = set(QuantiseRecipe.model_fields) if trained else {"calibration"}
+        return QuantiseRecipe.model_validate(self.settings.quantise.model_dump(include=fields))
+
     @property
     def _task(self) -> dict[str, Any]:
         """The fields of every trial that say what is learnt, and from which data."""
@@ -118,7 +170,7 @@ def teacher_network(settings: RunSettings) -> NetworkSpec:
     """The teacher's spec: that of the given model folder, else the preset's (whose classes are still the paper's).
 
     Raises:
-        UserError: the settings make no network, or the model folder is of another backbone.
+        UserError: the settings make no network, or the model folder is of another backbone, or of integers.
     """
     weights = settings.teacher.weights
     if weights is None or not weights.is_dir():
@@ -131,6 +183,11 @@ def teacher_network(settings: RunSettings) -> NetworkSpec:
         raise UserError(
             f"teacher.weights {weights} is a {spec.backbone}, but network.backbone is {settings.network.backbone}; "
             "give the one that belongs to it"
+        )
+    if spec.quantisation is not None:
+        raise UserError(
+            f"teacher.weights {weights} computes in integers already, which can be neither trained nor shrunk further; "
+            "give the network in floating point that it was made from"
         )
     return spec
 

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.chain.terminal import print_chain, print_chain_state
+from orchestrator.quantise.terminal import print_quantise, print_quantise_state
+from orchestrator.report.chain import write_chain_report
 from orchestrator.report.figure import Curves
 from orchestrator.report.html import write_report
+from orchestrator.report.quantise import write_quantise_report
 from orchestrator.report.sweep import write_sweep_report
-from orchestrator.sensitivity_file import write_layer_sparsity
 from orchestrator.state import State
 from orchestrator.store import Store
-from orchestrator.sweep_terminal import print_sensitivity, print_sweep
+from orchestrator.sweep.sensitivity_file import write_layer_sparsity
+from orchestrator.sweep.terminal import print_sensitivity, print_sweep
 from orchestrator.terminal import print_family, print_state
 
 
@@ -63,4 +67,8 @@ VIEWS: dict[str, View] = {
     "sweep-sensitivity": View(
         write_sensitivity_report, print_sensitivity, lambda console, state: print_sensitivity(console, state, None)
     ),
+    "sweep-qat": View(
+        lambda _, state, folder: write_quantise_report(state, folder), print_quantise, print_quantise_state
+    ),
+    "chain": View(lambda _, state, folder: write_chain_report(state, folder), print_chain, print_chain_state),
 }

@@ -116,8 +116,14 @@ def load_weights_file(path: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, in memory order that safetensors accepts (it refuses strided views)."""
-    return {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    """Parameters and buffers by name, as safetensors accepts them: no strided views, no memory under two names."""
+    tensors: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in module.state_dict().items():
+        tensor = tensor.detach().contiguous().cpu()
+        tensors[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
+    return tensors
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -15,11 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UMASK = os.umask(0)
+"""Rights that new files don't get; it can only be read by setting it."""
+os.umask(UMASK)
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    Readers see the old content or the new one. Whatever goes wrong, the temporary file is removed.
+    Readers see the old content or the new one. Whatever goes wrong, the temporary file is removed. Its rights are
+    those of any new file, which safetensors would keep from everybody else.
 
     Raises:
         OSError: the folder can't be written to, or the disk is full.
@@ -30,6 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

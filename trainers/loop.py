@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from compression.spec import NetworkSpec
 from configs.schema import TrainSettings
-from trainers.backbones import Network, build, fast_order
+from trainers.backbones import IntegerNetwork, Network, build, fast_order
 from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint, tensors_of
 from trainers.distributed import World, join_world
 from trainers.files import exclusive, write_atomically
 from trainers.package import load_package, read_weights, save_package
 from trainers.pruning import Surgeon, is_gradual, known_scores, pruning_before
+from trainers.quantisation import NOISE_INPUTS, Quantiser, calibrate, write_layers
 from trainers.results import read_result, write_metrics, write_result
 from trainers.schedule import learning_rate
 from trainers.site import Site
@@ -112,8 +113,10 @@ class Training:
         self.student = student.to(self.device)
         fast_order(self.student)
         place = Workplace(trial=trial, site=site, world=world, device=self.device)
-        self.task = task_of(trial.network).start(place, self.student)
+        self.kind = task_of(trial.network)
+        self.task = self.kind.start(place, self.student)
         self._inherit_heads()
+        self.quantiser = self._quantise(measured=checkpoint is not None)
         if self.surgeon and checkpoint is None and trial.pruning and not is_gradual(trial.pruning):
             self._prune_once(self.surgeon)
         if trial.train is not None:
@@ -122,7 +125,7 @@ class Training:
     def _origin(self) -> Network:
         """The network that training starts from; of a pruned one, before anything is cut."""
         trial = self.trial
-        if trial.pruning is not None and trial.start is not None:
+        if (trial.pruning or trial.quantise) and trial.start is not None:
             return load_package(self.site.trial_folder(trial.start))[0]
         student = build(trial.network)
         if trial.start is not None:
@@ -151,6 +154,24 @@ class Training:
         scores = known_scores(self.site.trial_folder(self.trial.start), self.student, surgeon.pruning)
         surgeon.prune(self.task.joined(self.student), surgeon.pruning, scores=scores)
 
+    def _quantise(self, *, measured: bool) -> Quantiser | None:
+        """Simulate integers in the student from here on, where the trial says so.
+
+        Args:
+            measured: whether a checkpoint has the ranges already.
+        """
+        trial, rule = self.trial, self.trial.network.quantisation
+        if trial.quantise is None or rule is None:
+            return None
+        quantiser = Quantiser(self.student, rule, trial.quantise, learning=trial.train is not None)
+        self.student = quantiser.simulated
+        if not measured:
+            calibrate(quantiser.simulated, self._calibration(trial.quantise.calibration))
+        return quantiser
+
+    def _calibration(self, examples: int) -> Iterator[Tensor]:
+        return self.kind.calibration(self.task.description(self.student), self.task.manifest, examples)
+
     def _open(self, train: TrainSettings, checkpoint: Checkpoint | None) -> None:
         self.learnt = nn.ModuleDict({"student": self.student, **self.task.learnt})
         self.optimizer = torch.optim.SGD(
@@ -178,6 +199,8 @@ class Training:
         for epoch in range(self.progress.epoch, train.epochs):
             started = time.perf_counter()
             self._prune_on(train, epoch)
+            if self.quantiser:
+                self.quantiser.before_epoch(epoch)
             row = self._train_epoch(train, epoch)
             if train.evaluate_every and (epoch + 1) % train.evaluate_every == 0:
                 row |= self._quick_scores(epoch + 1)
@@ -293,6 +316,8 @@ class Training:
         Raises:
             RuntimeError: pruning left another network than the trial is of.
         """
+        if self.quantiser:
+            self.student = self.quantiser.simulated.converted()
         if self.student.spec != self.trial.network:
             raise RuntimeError(f"{self.trial.name} was to leave {self.trial.network}, but left {self.student.spec}")
         started = time.perf_counter()
@@ -321,4 +346,7 @@ class Training:
             save_package(self.folder, self.student, self.task.description(self.student))
             if self.trial.train is not None and (heads := tensors_of(self._heads())):
                 write_atomically(self.folder / HEADS_FILE, lambda path: save_file(heads, path))
+            if self.quantiser and isinstance(self.student, IntegerNetwork):
+                inputs = self._calibration(NOISE_INPUTS)
+                write_layers(self.folder, self.quantiser.layers(self.student, inputs))
         write_result(self.folder, self.trial, result, self.task.quarantine)

@@ -135,8 +135,11 @@ def build_with(spec: NetworkSpec, weights: dict[str, Tensor]) -> Network:
     Raises:
         UserError: names or shapes don't fit.
     """
-    with torch.device("meta"):
-        network = build(spec)
+    try:
+        with torch.device("meta"):
+            network = build(spec)
+    except ValueError as error:
+        raise UserError(f"a {spec.backbone} of this spec can't be built here: {error}") from error
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

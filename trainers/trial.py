@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compression.spec import NetworkSpec
-from configs.schema import ClipSettings, DistillationSettings, Pruning, ReidSettings, Settings, TrainSettings
+from configs.schema import (
+    ClipSettings,
+    DistillationSettings,
+    Pruning,
+    QuantiseRecipe,
+    ReidSettings,
+    Settings,
+    TrainSettings,
+)
 
 RECIPE_VERSION = 1
 """Raise it when a change of code changes what a trial's training computes: old results are then not reused."""
@@ -23,6 +31,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "distillation": DistillationSettings,
     "reid": ReidSettings,
     "pruning": Pruning,
+    "quantise": QuantiseRecipe,
 }
 """Fields of a trial that are groups of settings."""
 
@@ -57,19 +66,25 @@ class Trial:
     """Losses, augmentation and metric, of a network that re-identifies."""
     pruning: Pruning | None = None
     """What is removed from the network of `start`; `network` is what is then left of it."""
+    quantise: QuantiseRecipe | None = None
+    """How the network of `start` is quantised; `network.quantisation` says what comes of it."""
 
     def __post_init__(self) -> None:
         if (self.clips is None) == (self.reid is None):
             raise ValueError("a trial either classifies clips or re-identifies: give `clips` or `reid`")
         if self.pruning is not None and self.start is None:
             raise ValueError("pruning needs the trial whose network it starts from: give `start`")
+        if (self.quantise is None) != (self.network.quantisation is None):
+            raise ValueError("a trial that quantises says how (`quantise`) and what comes of it (network.quantisation)")
+        if self.quantise is not None and (self.start is None or self.pruning is not None):
+            raise ValueError("a trial quantises the network of `start` and does not prune it: give `start` alone")
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the result, and nothing else; JSON-ready.
 
         What trials could not say at first is left out where it is not said, so that digests stay what they were.
         """
-        added = {"reid": self.reid, "pruning": self.pruning}
+        added = {"reid": self.reid, "pruning": self.pruning, "quantise": self.quantise}
         return {
             "recipe_version": RECIPE_VERSION,
             "network": self.network.to_dict(),

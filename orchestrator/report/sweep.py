@@ -35,8 +35,8 @@ from orchestrator.report.sweep_figure import (
     sensitivity_picture,
     sweep_figure,
 )
-from orchestrator.sensitivity_file import SENSITIVITY_FILE, sweep_command
-from orchestrator.sweep_table import (
+from orchestrator.sweep.sensitivity_file import SENSITIVITY_FILE, sweep_command
+from orchestrator.sweep.table import (
     CLOSE_POINTS,
     Summary,
     best,

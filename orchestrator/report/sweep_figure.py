@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from orchestrator.report import UNKNOWN, Row, State, words
 from orchestrator.report.figure import LEAST_SPAN, PATH, add_legend, ink, new_figure, scale_axes, style_axes
-from orchestrator.sweep_table import (
+from orchestrator.sweep.table import (
     Column,
     Summary,
     by_sensitivity,

@@ -23,7 +23,11 @@ def test_a_preset_opens_with_the_command_that_runs_it(name: str) -> None:
     assert lines[0].startswith("# ")
     backbone = load_settings(name).network.backbone
     commands = {
-        True: [f"orchestrate pas --backbone {backbone}", f"orchestrate sweep prune --model {backbone}"],
+        True: [
+            f"orchestrate pas --backbone {backbone}",
+            f"orchestrate sweep prune --model {backbone}",
+            f"orchestrate chain --config {name}",
+        ],
         False: [f"orchestrate pas --config {name}", f"orchestrate sweep prune --config {name}"],
     }
     assert any(f"{lines[1]} ".startswith(f"#   {command} ") for command in commands["embedded" in name])

@@ -14,7 +14,7 @@ import yaml
 from configs.errors import RunError
 from configs.loader import load_settings
 from configs.schema import ClipSettings, DataSettings, RunSettings
-from orchestrator import __main__, cli
+from orchestrator import __main__, execution
 from orchestrator.cli import run
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.backbones import BACKBONES
@@ -27,7 +27,7 @@ Captured = pytest.CaptureFixture[str]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSettings, str]]:
     """What the command line would have executed."""
     calls: list[tuple[RunSettings, str]] = []
-    monkeypatch.setattr(cli, "execute", lambda settings, algorithm: calls.append((settings, algorithm)))
+    monkeypatch.setattr(execution, "execute", lambda settings, algorithm: calls.append((settings, algorithm)))
     return calls
 
 
@@ -280,7 +280,7 @@ def stop_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(settings: RunSettings, algorithm: str) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "execute", execute)
+    monkeypatch.setattr(execution, "execute", execute)
 
 
 def test_a_failure_while_running_is_1(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

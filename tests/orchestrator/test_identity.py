@@ -113,10 +113,17 @@ NOT_LOOKED_AT = {
         *("sweep.sparsity=[0.5]", "sweep.max_drop=5", "search.axes=[s]"),
         *("train.epochs=5", "distillation.weight=2", "reid.margin=0.5"),
     ],
+    "sweep-qat": [
+        *("quantise.methods=[ptq]", "quantise.seeds=[1, 2]", "quantise.max_drop_points=5", "quantise.max_fallbacks=1"),
+        *("search.axes=[s]", "prune.round_to=8", "sweep.sparsity=[0.5]", "chain.steps=[{step: pas}]"),
+    ],
+    "chain": ["search.iterations=3", "sweep.sparsity=[0.5]", "reid.margin=0.5"],
 }
 LOOKED_AT = {
     "sweep-prune": ["prune.round_to=8", "prune.exclude=[conv1]", "train.epochs=5", "distillation.weight=2", "seed=1"],
     "sweep-sensitivity": ["sweep.pruners=[l2]", "prune.exclude=[conv1]", "teacher.train.epochs=5", "seed=1"],
+    "sweep-qat": ["quantise.exclude=[fc]", "quantise.epochs=2", "train.lr=0.5", "distillation.weight=2", "seed=1"],
+    "chain": ["chain.steps=[{step: pas}]", "search.axes=[s]", "prune.round_to=8", "quantise.epochs=2", "train.lr=0.5"],
 }
 
 
@@ -146,7 +153,7 @@ def test_images_are_not_cut_into_clips() -> None:
 
 def test_each_algorithm_has_its_own_name() -> None:
     names = {default_name(settings(), algorithm) for algorithm in UNUSED}
-    assert len(names) == len(UNUSED) == 4
+    assert len(names) == len(UNUSED) == 6
     assert default_name(settings(preset="embedded-reid"), "sweep-prune").startswith("reid-sweep-prune-")
 
 

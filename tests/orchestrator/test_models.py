@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.evaluate import data_of
 from orchestrator.models import export_models, model_name, remove_stale_models
 from orchestrator.state import State
 from orchestrator.store import RunFolder
+from orchestrator.validation import data_of
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.package import load_package, read_description
 

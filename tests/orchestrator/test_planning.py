@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from compression.reduction import reduce
-from compression.spec import NetworkSpec
+from compression.spec import NetworkSpec, Quantisation
 from configs.errors import UserError
 from configs.loader import load_settings
-from configs.schema import Pruning, ReidSettings, RunSettings
+from configs.schema import Pruning, QuantiseRecipe, ReidSettings, RunSettings
 from orchestrator.pas import Hypothesis
 from orchestrator.planning import (
     Planner,
@@ -24,7 +24,7 @@ from orchestrator.planning import (
     with_classes_of,
 )
 from orchestrator.store import Store
-from orchestrator.sweep import Cell, Control
+from orchestrator.sweep.cells import Cell, Control
 from tests.orchestrator.test_pas import made_up_cost
 from trainers.backbones import build, preset
 from trainers.data.manifest import Manifest, Video
@@ -285,6 +285,80 @@ def test_nobody_chooses_what_is_drawn_by_lot() -> None:
 )
 def test_what_may_be_taken_away_enters_the_digest(changed: dict[str, Any]) -> None:
     assert not same("l1", **changed)
+
+
+# Networks in integers
+
+RULE = Quantisation(engine="onednn", float_layers=("fc",))
+
+
+def quantised(*overrides: str, method: Literal["ptq", "qat"] = "qat", seed: int = 5) -> Trial:
+    plan = planner(*overrides)
+    return plan.quantised_trial(
+        plan.teacher_network, "trained", method=method, rule=RULE, seed=seed, name="slowfast-qat"
+    )
+
+
+def test_a_network_is_quantised_in_training_taught_by_itself() -> None:
+    plan, trial = planner(), quantised("train.lr=0.4", "quantise.calibration=32", "quantise.freeze_norms_after=7")
+    assert trial.start == trial.teacher == "trained"
+    assert trial.distillation == plan.settings.distillation
+    assert trial.quantise == QuantiseRecipe(calibration=32, freeze_norms_after=7)
+    assert trial.network == plan.teacher_network.replace(quantisation=RULE)
+    assert (trial.name, trial.seed, trial.data, trial.pruning) == ("slowfast-qat", 5, MANIFEST.fingerprint, None)
+    assert trial.train is not None
+    assert trial.train.lr == pytest.approx(0.04)
+    changed = {name: getattr(plan.settings.train, name) for name in ("lr", "epochs", "warmup_epochs")}
+    assert trial.train.model_copy(update=changed) == plan.recipe(plan.settings.train)
+
+
+def test_quantising_has_epochs_of_its_own_and_warms_up_for_the_same_share() -> None:
+    train = quantised("train.epochs=30", "train.warmup_epochs=5", "quantise.epochs=12").train
+    assert train is not None
+    assert (train.epochs, train.warmup_epochs) == (12, 2)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_rounding_is_simulated_in_full_precision(precision: str) -> None:
+    train = quantised(f"train.precision={precision}", "runtime.gpus_per_trial=1").train
+    assert train is not None
+    assert train.precision == "fp32"
+
+
+def test_quantising_needs_no_distillation() -> None:
+    trial = quantised("distillation.weight=0")
+    assert (trial.start, trial.teacher, trial.distillation) == ("trained", None, None)
+
+
+def test_measuring_ranges_trains_nothing() -> None:
+    trial = quantised("quantise.calibration=32", method="ptq")
+    assert (trial.train, trial.teacher, trial.distillation, trial.start) == (None, None, None, "trained")
+    assert trial.quantise == QuantiseRecipe(calibration=32)
+
+
+TRAINING = ["train.lr=0.2", "train.epochs=5", "distillation.weight=2", "quantise.lr_divisor=3",
+            "quantise.freeze_norms_after=1", "quantise.freeze_ranges_after=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", [*TRAINING, "quantise.calibration=8"])
+def test_what_changes_an_int8_network_changes_its_digest(override: str) -> None:
+    assert quantised(override).digest != quantised().digest
+    assert (quantised(override, method="ptq").digest == quantised(method="ptq").digest) == (override in TRAINING)
+
+
+@pytest.mark.parametrize("override", ["quantise.max_drop_points=9", "quantise.methods=[qat]", "quantise.seeds=[1]"])
+def test_how_far_the_search_goes_changes_no_int8_network(override: str) -> None:
+    assert quantised(override).digest == quantised().digest
+
+
+def test_measuring_ranges_has_no_seed() -> None:
+    assert quantised(seed=1).digest != quantised(seed=2).digest
+    assert quantised(seed=1, method="ptq").digest == quantised(seed=2, method="ptq").digest
+
+
+def test_int8_networks_survive_the_journey_to_another_process() -> None:
+    for trial in (quantised(), quantised(method="ptq")):
+        assert Trial.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
 
 
 # Networks for images

@@ -11,7 +11,7 @@ from compression.cost import Cost
 from compression.spec import NetworkSpec
 from configs.errors import RunError
 from configs.schema import PruneSettings, Pruning, SweepSettings
-from orchestrator.sweep import Cell, Sweep, largest_harmless, prune_cells, sensitivity_cells
+from orchestrator.sweep.cells import Cell, Sweep, largest_harmless, prune_cells, sensitivity_cells
 from trainers.pruning import Plan
 from trainers.trial import TrialResult
 

@@ -14,11 +14,11 @@ import yaml
 from configs.errors import UserError
 from configs.loader import load_settings
 from configs.schema import ClipSettings, DataSettings, DistillationSettings, ReidSettings, RunSettings
-from orchestrator import cli
+from orchestrator import execution
 from orchestrator.cli import run
-from orchestrator.evaluate import data_of
 from orchestrator.report.sweep import render_sweep, write_sweep_report
-from orchestrator.sensitivity_file import read_layer_sparsity, sweep_command, write_layer_sparsity
+from orchestrator.sweep.sensitivity_file import read_layer_sparsity, sweep_command, write_layer_sparsity
+from orchestrator.validation import data_of
 from tests.orchestrator.sample_sweep import sensitivity_state
 from trainers.backbones import BACKBONES
 from trainers.package import Description
@@ -31,7 +31,7 @@ RECORDED = {"source": "market1501", "path": "people", "split": 1, "max_quarantin
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
     """The settings that the command line would have executed."""
     calls: list[RunSettings] = []
-    monkeypatch.setattr(cli, "execute", lambda settings, algorithm: calls.append(settings))
+    monkeypatch.setattr(execution, "execute", lambda settings, algorithm: calls.append(settings))
     return calls
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from configs.errors import UserError
 from configs.schema import RunSettings
-from orchestrator.sweep_plan import print_cells
+from orchestrator.sweep.plan import print_cells
 from tests.orchestrator.scripted import ScriptedSession
 from tests.orchestrator.test_sweep_session import sweep_settings
 

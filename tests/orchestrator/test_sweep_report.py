@@ -21,7 +21,7 @@ from orchestrator.report.sweep_figure import (
     sensitivity_picture,
     sweep_figure,
 )
-from orchestrator.sweep_table import (
+from orchestrator.sweep.table import (
     best,
     by_sensitivity,
     chosen,

@@ -16,9 +16,11 @@ from compression.spec import NetworkSpec
 from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import DataSettings, RunSettings
-from orchestrator import cli, sweep_driver, views
-from orchestrator.sensitivity_file import read_layer_sparsity
+from orchestrator import cli, views
 from orchestrator.state import State
+from orchestrator.sweep import commands as sweep_commands
+from orchestrator.sweep import driver as sweep_driver
+from orchestrator.sweep.sensitivity_file import read_layer_sparsity
 from tests.orchestrator.scripted import SECONDS, Outcome, ScriptedSession
 from trainers.backbones import BACKBONES, Network
 from trainers.data.people import PeopleSettings, make_synthetic_people
@@ -375,7 +377,7 @@ def test_when_every_cell_failed_the_run_has(
 
     settings = sweep_settings(digits, runs, "runtime.name=mine", "sweep.pruners=[l2]")
     monkeypatch.setattr("orchestrator.session.Session", Failing)
-    monkeypatch.setattr(cli, "settings_of_model", lambda *_, **__: settings)
+    monkeypatch.setattr(sweep_commands, "settings_of_model", lambda *_, **__: settings)
     assert cli.run(["sweep", "prune"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: no cell of the sweep came out usable:",

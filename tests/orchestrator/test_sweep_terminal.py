@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.sweep_terminal import FAILURES_SHOWN, print_sensitivity, print_sweep
+from orchestrator.sweep.terminal import FAILURES_SHOWN, print_sensitivity, print_sweep
 from tests.orchestrator.sample_sweep import (
     cell,
     empty_sensitivity,

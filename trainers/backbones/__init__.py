@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from compression.spec import NetworkSpec, nearest
 from configs.schema import NetworkSettings
 from trainers.backbones.base import Backbone, FeatureStage, InputContract, Network, VideoNetwork
+from trainers.backbones.quantised import IntegerNetwork, SimulatedNetwork
 from trainers.backbones.r2plus1d import R2PLUS1D
 from trainers.backbones.reid import REID, ImageContract
 from trainers.backbones.slowfast import SLOWFAST
@@ -18,7 +19,9 @@ __all__ = [
     "FeatureStage",
     "ImageContract",
     "InputContract",
+    "IntegerNetwork",
     "Network",
+    "SimulatedNetwork",
     "VideoNetwork",
     "backbone",
     "build",
@@ -41,10 +44,15 @@ PROBE = 1024
 def build(spec: NetworkSpec) -> Network:
     """The network that a spec describes, with random weights; without any inside `torch.device("meta")`.
 
+    One that computes in integers is always on the CPU, and has values only once its state is loaded.
+
     Raises:
-        ValueError: unknown backbone, or options, blocks that the backbone can't have.
+        ValueError: unknown backbone, or options, blocks that the backbone can't have; no such integer kernels here.
     """
-    return backbone(spec).network(spec)
+    if spec.quantisation is None:
+        return backbone(spec).network(spec)
+    with torch.device("cpu"):
+        return IntegerNetwork.empty(backbone(spec).network(spec.floating), spec)
 
 
 def backbone(spec: NetworkSpec) -> Backbone:
@@ -88,7 +96,7 @@ def describe(spec: NetworkSpec) -> tuple[FeatureStage, ...]:
     """
     probe = (3, *[PROBE] * len(spec.input_shape[1:]))
     with torch.device("meta"), torch.no_grad():
-        maps = build(spec).eval().features(torch.empty(1, *probe))
+        maps = build(spec.floating).eval().features(torch.empty(1, *probe))
     return tuple(
         FeatureStage(
             name=name,

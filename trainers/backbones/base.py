@@ -35,6 +35,12 @@ class Network(nn.Module):
             raise ValueError(f"blocks is {spec.blocks}, but {spec.backbone} has 4 stages; give 4 numbers")
         self.spec = spec
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: where its parameters are; without any (it computes in integers), on the CPU."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     def features(self, inputs: Tensor) -> dict[str, Tensor]:
         """Output of every stage by name, in the order of `stages`."""
         raise NotImplementedError

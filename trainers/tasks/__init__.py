@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from compression.spec import NetworkSpec
 from configs.schema import DataSettings, DistillationSettings, ReidSettings, TrainSettings
@@ -16,10 +17,22 @@ from trainers.data.identities import build_identity_manifest
 from trainers.data.manifest import build_manifest
 from trainers.package import Description
 from trainers.tasks.base import DataManifest, Loss, Scores, StepBatch, Task, Workplace
+from trainers.tasks.calibration import calibration_clips, calibration_images
 from trainers.tasks.classification import Classification, check_classification, score_classifier
 from trainers.tasks.reid import ReidTask, check_reid, score_reid
 
-__all__ = ["TASKS", "DataManifest", "Loss", "Scores", "StepBatch", "Task", "TaskKind", "Workplace", "task_of"]
+__all__ = [
+    "TASKS",
+    "DataManifest",
+    "Loss",
+    "Scores",
+    "StepBatch",
+    "Task",
+    "TaskKind",
+    "Workplace",
+    "calibration_inputs",
+    "task_of",
+]
 
 Metric = Literal["top1", "map"]
 
@@ -41,6 +54,8 @@ class TaskKind:
     """Opens a trial's task."""
     score: Callable[[Network, Description, DataManifest, float, torch.device], Scores]
     """Accuracy of a network without a trial, on data of which a share at most may be unreadable."""
+    calibration: Callable[[Description, DataManifest, int], Iterator[Tensor]]
+    """So many training examples as in evaluation, for measuring ranges; see `calibration.py`."""
 
 
 TASKS: dict[str, TaskKind] = {
@@ -51,6 +66,7 @@ TASKS: dict[str, TaskKind] = {
         check=check_classification,
         start=Classification,
         score=score_classifier,
+        calibration=calibration_clips,
     ),
     "reid": TaskKind(
         metric="map",
@@ -59,6 +75,7 @@ TASKS: dict[str, TaskKind] = {
         check=check_reid,
         start=ReidTask,
         score=score_reid,
+        calibration=calibration_images,
     ),
 }
 
@@ -70,3 +87,8 @@ def task_of(spec: NetworkSpec) -> TaskKind:
         ValueError: unknown backbone.
     """
     return TASKS[backbone(spec).task]
+
+
+def calibration_inputs(description: Description, manifest: DataManifest, examples: int) -> list[Tensor]:
+    """Normalised training inputs on the CPU, some at a time: [input, *spec.input_shape] each."""
+    return list(task_of(description.spec).calibration(description, manifest, examples))

@@ -136,6 +136,11 @@ class Task(Protocol):
     steps: int
     """Optimiser steps per epoch."""
 
+    @property
+    def manifest(self) -> DataManifest:
+        """The data."""
+        ...
+
     def batches(self, epoch: int) -> Iterator[StepBatch]:
         """An epoch's batches, a function of (seed, epoch) alone; those of one step follow one another."""
         ...

@@ -107,7 +107,7 @@ class Classification:
             self.manifest,
             self.clips,
             clips_per_video=1 if quick else None,
-            device=place.device,
+            device=student.device,
             world=place.world,
             loader_workers=place.site.loader_workers,
             cache=self.cache,

@@ -211,7 +211,7 @@ class ReidTask:
             self.manifest,
             self.reid,
             quick=quick,
-            device=place.device,
+            device=student.device,
             loader_workers=place.site.loader_workers,
             cache=self.cache,
             quarantine=self.quarantine,

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report import UNKNOWN, Row, State, count, gmacs, points, share, words
-from orchestrator.sensitivity_file import sweep_command
-from orchestrator.sweep_table import (
+from orchestrator.sweep.sensitivity_file import sweep_command
+from orchestrator.sweep.table import (
     UNFINISHED,
     Column,
     Summary,

@@ -9,8 +9,8 @@ from configs.schema import RunSettings
 from orchestrator.dry_run import Quiet
 from orchestrator.report import count, gmacs, share
 from orchestrator.session import Session
-from orchestrator.sweep_driver import SweepDriver
-from orchestrator.sweep_table import LABELS
+from orchestrator.sweep.driver import SweepDriver
+from orchestrator.sweep.table import LABELS
 from orchestrator.terminal import plain_table
 
 

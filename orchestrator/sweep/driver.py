@@ -18,7 +18,7 @@ from orchestrator import state as states
 from orchestrator.driver import Search, TrainDriver, Workshop
 from orchestrator.latency import conditions, remembered_latencies
 from orchestrator.models import model_name
-from orchestrator.sweep import (
+from orchestrator.sweep.cells import (
     SCRATCH,
     SENSITIVITY_PRUNERS,
     Cell,
@@ -27,7 +27,7 @@ from orchestrator.sweep import (
     prune_cells,
     sensitivity_cells,
 )
-from orchestrator.sweep_table import pareto_front
+from orchestrator.sweep.table import pareto_front
 from trainers.backbones import Network
 from trainers.package import load_package
 from trainers.pruning import Plan, Surgeon, groups_of, is_gradual, known_scores

@@ -1,0 +1,1 @@
+"""A chain: shrink, prune, quantise, each step from the network that the one before left."""

@@ -1,0 +1,1 @@
+"""Pruner sweeps and sensitivity analyses."""
