@@ -349,6 +349,8 @@ class PruneStep(Settings):
     """Key of `PRUNERS`."""
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of filters removed."""
+    epochs: PositiveInt | None = None
+    """Epochs of fine-tuning; none: `train.epochs`."""
 
 
 class QuantiseStep(Settings):

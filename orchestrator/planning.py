@@ -128,15 +128,10 @@ class Planner:
 
     def _quantising_recipe(self) -> TrainSettings:
         """`train` for fewer epochs, with a small learning rate; in fp32, because values rounded to bf16 are no grid of
-        8 bits. The warm-up takes the same share of the epochs."""
+        8 bits."""
         train, quantise = self.settings.train, self.settings.quantise
-        changes = {
-            "epochs": quantise.epochs,
-            "warmup_epochs": train.warmup_epochs * quantise.epochs / train.epochs,
-            "lr": train.lr / quantise.lr_divisor,
-            "precision": "fp32",
-        }
-        return train.model_copy(update=changes)
+        changes = {"lr": train.lr / quantise.lr_divisor, "precision": "fp32"}
+        return for_epochs(train, quantise.epochs).model_copy(update=changes)
 
     def _quantise_recipe(self, *, trained: bool) -> QuantiseRecipe:
         """What of `quantise` the trial looks at."""
@@ -156,6 +151,11 @@ class Planner:
         """Whether the teacher takes part in the loss at all."""
         distillation = self.settings.distillation
         return distillation.weight > 0 or distillation.source_alpha is not None or distillation.features != "none"
+
+
+def for_epochs(train: TrainSettings, epochs: int) -> TrainSettings:
+    """A recipe stretched or shortened; the warm-up takes the same share of the epochs."""
+    return train.model_copy(update={"epochs": epochs, "warmup_epochs": train.warmup_epochs * epochs / train.epochs})
 
 
 def relevant(pruning: Pruning) -> Pruning:

@@ -201,6 +201,8 @@ class Training:
             self._prune_on(train, epoch)
             if self.quantiser:
                 self.quantiser.before_epoch(epoch)
+                if self.quantiser.simulated.norms_frozen:
+                    self.task.settle()
             row = self._train_epoch(train, epoch)
             if train.evaluate_every and (epoch + 1) % train.evaluate_every == 0:
                 row |= self._quick_scores(epoch + 1)

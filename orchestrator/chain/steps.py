@@ -17,7 +17,7 @@ from configs.schema import PruneSettings, PruneStep, Pruning, QuantiseStep, RunS
 from orchestrator.chain.search import Quantising, Single
 from orchestrator.driver import Workshop
 from orchestrator.pas import Model
-from orchestrator.planning import Planner
+from orchestrator.planning import Planner, for_epochs
 from orchestrator.quantise.driver import QuantiseDriver
 from orchestrator.quantise.search import QuantiseSearch
 from orchestrator.store import RunFolder, Store
@@ -105,6 +105,8 @@ def open_pruning(session: Workshop, step: PruneStep, number: int, model: Model) 
     folder = session.store.trial_folder(model.trial)
     cell = planned_cell(session, step, number, load_package(folder)[0], folder)
     trial = replace(session.planner.cell_trial(cell), start=model.trial)
+    if step.epochs is not None and trial.train is not None:
+        trial = replace(trial, train=for_epochs(trial.train, step.epochs))
     return Single(trial, cell.cost, title_of(step), cell.notes)
 
 

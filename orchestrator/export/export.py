@@ -41,6 +41,9 @@ from trainers.quantisation import read_layers, write_layers
 from trainers.results import versions
 from trainers.tasks import task_of
 
+COMPARED = 16
+"""Training examples on which a file with integers is compared with the INT8 model that it was made from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
@@ -122,6 +125,8 @@ def write_artefact(
         assert validation is not None
         say(f"calibrating on {request.calibration} training examples")
         inputs = validation.calibration(description, request.calibration)
+    elif validation is not None and request.format == "onnx-int8":
+        inputs = validation.calibration(description, COMPARED)
     if inputs and request.format == "int8":
         say("quantising")
         quantised = quantise_within(

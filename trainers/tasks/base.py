@@ -155,6 +155,11 @@ class Task(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """From now on the student's batch norms use their stored statistics: a teacher's do as well, or the student
+        would be taught to undo the difference."""
+        ...
+
     def evaluate(self, student: Network, *, quick: bool) -> Scores:
         """Accuracy on the validation examples; leaves the student in evaluation mode.
 

@@ -16,7 +16,7 @@ from trainers.data.clips import Batch, steps_per_epoch, train_batches
 from trainers.data.manifest import Manifest
 from trainers.data.quarantine import Quarantine
 from trainers.data.transforms import normalise
-from trainers.distiller import Distiller
+from trainers.distiller import Distiller, set_teacher_mode
 from trainers.evaluation import accuracy_of, video_probabilities
 from trainers.package import Description, load_package
 from trainers.tasks.base import DataManifest, Loss, Scores, Workplace
@@ -98,6 +98,11 @@ class Classification:
     def _normalised(self, images: Tensor) -> Tensor:
         clips = normalise(images.to(self.place.device, non_blocking=True), self.backbone.mean, self.backbone.std)
         return clips.contiguous(memory_format=torch.channels_last_3d)
+
+    def settle(self) -> None:
+        """See `Task.settle`."""
+        if self.distiller:
+            set_teacher_mode(self.distiller.teacher, "eval")
 
     def evaluate(self, student: Network, *, quick: bool) -> Scores:
         """See `Task.evaluate`: a quick look takes one clip per video."""

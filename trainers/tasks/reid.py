@@ -203,6 +203,11 @@ class ReidTask:
         backbone = BACKBONES[self.place.trial.network.backbone]
         return normalise_images(images.to(self.place.device, non_blocking=True), backbone.mean, backbone.std)
 
+    def settle(self) -> None:
+        """See `Task.settle`."""
+        if self.teacher is not None:
+            set_teacher_mode(self.teacher, "eval")
+
     def evaluate(self, student: Network, *, quick: bool) -> Scores:
         """See `Task.evaluate`: a quick look does without the images' mirrors."""
         place = self.place
