@@ -63,12 +63,12 @@ class Quantisation:
     engine: str
     """The integer kernels that it was made for: a name of `torch.backends.quantized.supported_engines`."""
     float_layers: tuple[str, ...] = ()
-    """Convolutions and linear layers that still compute in floating point, by name, sorted."""
+    """Convolutions and linear layers that still compute in floating point, by name, sorted, each once."""
 
     def __post_init__(self) -> None:
         if not self.engine:
             raise ValueError("quantisation.engine is empty, but must name the integer kernels, e.g. onednn")
-        object.__setattr__(self, "float_layers", tuple(sorted(self.float_layers)))
+        object.__setattr__(self, "float_layers", tuple(sorted(set(self.float_layers))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -306,7 +306,8 @@ class QuantiseSettings(QuantiseRecipe):
     """Quantising to INT8: which ways are tried, and what may be lost."""
 
     engine: Literal["auto", "onednn", "x86", "qnnpack"] = "auto"
-    """Integer kernels; `auto`: onednn on x86 (8 bits for activations, x86 has 7), qnnpack on ARM."""
+    """Integer kernels; `auto`: onednn where the processor has VNNI, else x86, whose activations have 7 bits lest sums
+    overflow; qnnpack on ARM."""
     exclude: tuple[str, ...] = ()
     """Layers that stay in floating point, by name or by a pattern with `*`."""
     methods: tuple[Literal["ptq", "qat"], ...] = ("ptq", "qat")

@@ -14,12 +14,14 @@ from orchestrator.report.quantise_card import quantised_card
 from orchestrator.report.sweep_card import cell_card
 from orchestrator.state import State
 from orchestrator.store import RunFolder, Store
-from trainers.files import copy_file, read_json, write_json, write_text
+from trainers.files import copy_file, read_json, sha256_of, write_json, write_text
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.results import RESULT_FILE
 
 STEP_FOLDERS = {"pas": "pas", "prune": "prune", "quantise": "int8"}
 """What the folder of a chain's step is called after its number, by the kind of step."""
+EXPORTS = "exports"
+"""Folder of what `orchestrate export` writes of a model, beside it."""
 METRICS_FILE = "metrics.json"
 """What a model reached, and on which data."""
 NUMBERS = (
@@ -38,14 +40,17 @@ def export_models(store: Store, run: RunFolder, state: State) -> None:
 
 
 def remove_stale_models(run: RunFolder, state: State) -> None:
-    """Remove models that an earlier, longer search under this name exported and this finished one did not."""
+    """Remove models that an earlier, longer search under this name exported and this finished one did not.
+
+    Those that something was exported from stay: files to deploy are not ours to delete.
+    """
     kept = {Path(model["path"]).name for model in exported(state)}
     cells = {model_name(cell["name"]) for cell in state.get("cells", [])}
     for folder in (run.path / "models").glob("*"):
         named_by_us = folder.name.startswith("PAS-") or folder.name in cells or holds_cell(folder)
         named_by_us |= "candidates" in state and folder.name in METHODS
         named_by_us |= holds_step(folder)
-        if named_by_us and folder.is_dir() and folder.name not in kept:
+        if named_by_us and folder.is_dir() and folder.name not in kept and not any(folder.glob(f"{EXPORTS}*")):
             shutil.rmtree(folder)
 
 
@@ -79,11 +84,22 @@ def exported(state: State) -> list[dict[str, Any]]:
 
 def export_model(trial: Path, target: Path, model: dict[str, Any], state: State) -> None:
     """Write one model folder: weights, description, numbers, card."""
+    set_aside_exports(trial, target)
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         copy_file(trial / name, target / name)
     numbers = {key: model[key] for key in NUMBERS if key in model}
     write_json(target / METRICS_FILE, {**numbers, "data": state["data"]})
     write_text(target / "card.md", card_of(model, state, read_json(trial / RESULT_FILE)))
+
+
+def set_aside_exports(trial: Path, target: Path) -> None:
+    """Rename the exports of a model folder that is about to hold another network, after the one they are of."""
+    weights = target / WEIGHTS_FILE
+    if not (target / EXPORTS).is_dir() or not weights.is_file():
+        return
+    former = sha256_of(weights)
+    if former != sha256_of(trial / WEIGHTS_FILE):
+        (target / EXPORTS).rename(target / f"{EXPORTS}-of-{former[:8]}")
 
 
 def card_of(model: dict[str, Any], state: State, record: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ def settings_of_model(
         overrides,
         backbone=None,
         data=data,
-        flags={**flags, "teacher.weights": folder},
+        flags={**flags, "teacher.weights": folder.absolute()},
         defaults={**brought, **defaults},
     )
 

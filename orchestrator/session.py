@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,14 +115,12 @@ class Session:
                 self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
                 write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
                 self.run.log("started", commit=self.versions["commit"])
-                try:
+                with self._giving_up():
                     self._train_all(runner)
-                except BaseException as error:
-                    self._give_up(error)
-                    raise
-            self.driver.conclude()
-            export_models(self.store, self.run, self._save())
-            final = self._publish("finished")
+            with self._giving_up():
+                self.driver.conclude()
+                export_models(self.store, self.run, self._save())
+                final = self._publish("finished")
             remove_stale_models(self.run, final)
             self.run.log("finished", reason=final["stop_reason"], **final["stats"])
             return final
@@ -265,6 +264,15 @@ class Session:
         VIEWS[self.algorithm].write_report(self.store, current, self.run.path)
         self.run.write_state(current)
         return current
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Whatever stops the block, the run is left with an end."""
+        try:
+            yield
+        except BaseException as error:
+            self._give_up(error)
+            raise
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the best state and report that can be left; the error itself is told by whoever caught it."""

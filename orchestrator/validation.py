@@ -48,6 +48,10 @@ class Validation:
                 f"--data is {settings.source}, but {folder} is a {description.spec.backbone}, which is evaluated on "
                 f"one of {', '.join(kind.sources)}"
             )
+        if settings.path is not None and not settings.path.is_dir():
+            raise UserError(
+                f"the data of {folder} is {settings.path}, but that is no folder here; give --data SOURCE:DIR"
+            )
         manifest = kind.build_manifest(settings, description.spec, None)
         if description.clips is not None:
             require_same_classes(folder, description, manifest)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainers.files import read_json, sha256_of, temporary_beside, write_json
+from trainers.files import read_json, sha256_of, temporary_beside, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def save_checkpoint(
     temporary = temporary_beside(final)
     temporary.mkdir(parents=True)
     try:
-        save_file(tensors_of(module), temporary / WEIGHTS)
+        write_atomically(temporary / WEIGHTS, lambda path: save_weights(path, module))
         torch.save(optimizer.state_dict(), temporary / OPTIMISER)
         manifest = {
             "epoch": progress.epoch,

@@ -23,7 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compression.quantisation.layers import QuantisationError
 from compression.spec import NetworkSpec
+from configs.errors import UserError
 from configs.schema import TrainSettings
 from trainers.backbones import IntegerNetwork, Network, build, fast_order
 from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint, tensors_of
@@ -126,7 +128,12 @@ class Training:
         """The network that training starts from; of a pruned one, before anything is cut."""
         trial = self.trial
         if (trial.pruning or trial.quantise) and trial.start is not None:
-            return load_package(self.site.trial_folder(trial.start))[0]
+            origin = load_package(self.site.trial_folder(trial.start))[0]
+            if trial.quantise and origin.spec != trial.network.floating:
+                raise UserError(
+                    f"{trial.name} quantises {trial.network.floating}, but trial {trial.start} is of another"
+                )
+            return origin
         student = build(trial.network)
         if trial.start is not None:
             student.load_state_dict(read_weights(self.site.trial_folder(trial.start)))
@@ -319,7 +326,7 @@ class Training:
             RuntimeError: pruning left another network than the trial is of.
         """
         if self.quantiser:
-            self.student = self.quantiser.simulated.converted()
+            self.student = self._converted(self.quantiser)
         if self.student.spec != self.trial.network:
             raise RuntimeError(f"{self.trial.name} was to leave {self.trial.network}, but left {self.student.spec}")
         started = time.perf_counter()
@@ -327,6 +334,12 @@ class Training:
         seconds = self.progress.seconds + time.perf_counter() - started
         self.progress = replace(self.progress, seconds=seconds)
         return self.result(status="finished", scores=scores)
+
+    def _converted(self, quantiser: Quantiser) -> IntegerNetwork:
+        try:
+            return quantiser.simulated.converted()
+        except QuantisationError as error:
+            raise NonFiniteLossError(f"the network can't be converted to integers: {error}") from error
 
     def result(self, *, status: Status, scores: Scores | None = None, reason: str | None = None) -> TrialResult:
         """A result with what is known so far."""

@@ -55,16 +55,18 @@ class Quantiser:
     def before_epoch(self, epoch: int) -> None:
         """Freeze what is not to move any more; epochs are counted from 0."""
         self.simulated.norms_frozen = epoch >= self.recipe.freeze_norms_after
-        self.simulated.ranges_frozen = epoch >= self.recipe.freeze_ranges_after
+        self.simulated.ranges_frozen.fill_(epoch >= self.recipe.freeze_ranges_after)
 
     def layers(self, integers: IntegerNetwork, inputs: Iterable[Tensor]) -> list[dict[str, Any]]:
         """Every layer of the result: in what it computes, why, and how much noise it would add alone, in dB.
 
         Args:
             integers: the network that came of it.
-            inputs: some on which noise is measured.
+            inputs: some on which noise is measured, with the weights and ranges that were found; the first
+                `NOISE_INPUTS` count.
         """
-        noise = noise_of_layers(self.original, self.rule, list(inputs))
+        first = first_inputs(inputs).to(self.simulated.device)
+        noise = layer_noise(self.simulated.graph, [first])
         rows = layer_rows(integers.graph, self.original, self.rule)
         return [{**row.to_dict(), "noise_db": noise.get(row.name)} for row in rows]
 
@@ -111,11 +113,14 @@ def quantise_after_training(network: Network, rule: Quantisation, inputs: Sequen
         inputs: normalised training inputs, some at a time.
 
     Raises:
-        UserError: it can't be quantised like that, or there is no input.
+        UserError: it can't be quantised like that, its values are not finite, or there is no input.
     """
     simulated = simulate(network, rule, learning=False)
     calibrate(simulated, inputs)
-    return simulated.converted()
+    try:
+        return simulated.converted()
+    except QuantisationError as error:
+        raise UserError(f"quantise: {error}") from error
 
 
 def noise_of_layers(network: Network, rule: Quantisation, inputs: Sequence[Tensor]) -> dict[str, float]:
@@ -127,9 +132,14 @@ def noise_of_layers(network: Network, rule: Quantisation, inputs: Sequence[Tenso
         inputs: normalised inputs; the first `NOISE_INPUTS` count.
     """
     simulated = simulate(network, rule, learning=True)
-    first = torch.cat(list(itertools.islice(inputs, NOISE_INPUTS)))[:NOISE_INPUTS]
+    first = first_inputs(inputs)
     calibrate(simulated, [first])
     return layer_noise(simulated.graph, [first.to(simulated.device)])
+
+
+def first_inputs(inputs: Iterable[Tensor]) -> Tensor:
+    """The inputs on which noise is measured, in one batch."""
+    return torch.cat(list(itertools.islice(inputs, NOISE_INPUTS)))[:NOISE_INPUTS]
 
 
 def write_layers(folder: Path, layers: Sequence[dict[str, Any]]) -> None:

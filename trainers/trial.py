@@ -76,8 +76,16 @@ class Trial:
             raise ValueError("pruning needs the trial whose network it starts from: give `start`")
         if (self.quantise is None) != (self.network.quantisation is None):
             raise ValueError("a trial that quantises says how (`quantise`) and what comes of it (network.quantisation)")
-        if self.quantise is not None and (self.start is None or self.pruning is not None):
+        if self.quantise is not None:
+            self._check_quantising()
+
+    def _check_quantising(self) -> None:
+        if self.start is None or self.pruning is not None:
             raise ValueError("a trial quantises the network of `start` and does not prune it: give `start` alone")
+        if self.train is not None and self.train.precision != "fp32":
+            raise ValueError(f"train.precision is {self.train.precision}, but rounding to 8 bits is simulated in fp32")
+        if self.distillation is not None and self.distillation.features != "none":
+            raise ValueError("distillation.features needs maps, which a quantised network has none of: set it to none")
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the result, and nothing else; JSON-ready.

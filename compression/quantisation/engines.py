@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import platform
 import warnings
 
@@ -10,8 +12,25 @@ import torch
 
 from compression.quantisation.layers import QuantisationError
 
-ENGINES = {"x86": ("onednn", "x86", "fbgemm"), "arm": ("qnnpack", "onednn")}
-"""Integer kernels by processor, best first; `x86` has 7 bits per activation, `onednn` 8."""
+log = logging.getLogger(__name__)
+
+ENGINES = {
+    "x86": ("onednn", "x86", "fbgemm"),
+    "x86 without VNNI": ("x86", "fbgemm", "onednn"),
+    "arm": ("qnnpack", "onednn"),
+}
+"""Integer kernels by processor, best first; `x86` and `fbgemm` have 7 bits per activation, `onednn` 8.
+
+Without VNNI, pairs of products of 8 bits are added up in 16 bits. Only with 7 bits per activation do they always fit.
+"""
+VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+"""What torch calls the instructions that add products of 8 bits up in 32 bits."""
+LEFT_OF_VNNI = {
+    **dict.fromkeys(("sse41", "avx", "avx2", "avx512_mic", "avx512_mic_4ops", "avx512_core"), frozenset[str]()),
+    **dict.fromkeys(("avx2_vnni", "avx2_vnni_2"), frozenset({"avx_vnni"})),
+    **dict.fromkeys(("avx512_core_vnni", "avx512_core_bf16"), frozenset({"avx512_vnni"})),
+}
+"""What oneDNN still uses of them where it is told to use no more than this; all of them where it isn't listed."""
 
 
 def supported_engines() -> list[str]:
@@ -25,15 +44,40 @@ def default_engine() -> str:
     Raises:
         QuantisationError: this build of torch has none.
     """
-    family = "arm" if platform.machine().lower().startswith(("arm", "aarch")) else "x86"
-    for engine in ENGINES[family]:
+    candidates = ENGINES[processor()]
+    for engine in candidates:
         if engine in supported_engines():
             return engine
-    raise missing_engine(" or ".join(ENGINES[family]))
+    raise missing_engine(" or ".join(candidates))
+
+
+def processor() -> str:
+    """Key of `ENGINES` of this machine."""
+    if platform.machine().lower().startswith(("arm", "aarch")):
+        return "arm"
+    return "x86" if has_vnni() else "x86 without VNNI"
+
+
+def has_vnni() -> bool:
+    """Whether oneDNN can add up products of 8 bits without overflow: the processor can, and nobody forbade it.
+
+    oneDNN itself reads the same variables, so a machine can be told to compute as an older one does.
+    """
+    forbidding = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    allowed = LEFT_OF_VNNI.get(forbidding.lower(), VNNI)
+    return not allowed.isdisjoint(vnni_of_processor())
+
+
+def vnni_of_processor() -> frozenset[str]:
+    """Those of `VNNI` that the processor has."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return frozenset({"avx512_vnni"}) if torch.cpu._is_vnni_supported() else frozenset()
+    capabilities = torch.cpu.get_capabilities()
+    return frozenset(name for name in VNNI if capabilities.get(name))
 
 
 def use_engine(engine: str) -> None:
-    """Compute with these integer kernels from now on.
+    """Compute with these integer kernels from now on; says so, once, if sums may overflow in them here.
 
     Raises:
         QuantisationError: this build of torch lacks them.
@@ -42,7 +86,19 @@ def use_engine(engine: str) -> None:
         raise missing_engine(engine)
     if torch.backends.quantized.engine != engine:
         torch.backends.quantized.engine = engine
+    if engine == "onednn" and processor() == "x86 without VNNI":
+        warn_of_overflow()
     hear_announcement()
+
+
+@functools.cache
+def warn_of_overflow() -> None:
+    """Say once per process that this machine may compute wrongly."""
+    log.warning(
+        "onednn is given 8 bits per activation, but this processor has no VNNI instructions (or ONEDNN_MAX_CPU_ISA "
+        "forbids them): sums may overflow, and results may be wrong; quantise again here with "
+        "--set quantise.engine=x86"
+    )
 
 
 @functools.cache

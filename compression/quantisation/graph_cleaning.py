@@ -31,6 +31,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """Modules that run inside the layer before them."""
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 RELUS = (F.relu, torch.relu)
+MAX_POOLS_3D = (nn.MaxPool3d, F.max_pool3d, torch.max_pool3d)
+"""How the largest value of a window of frames is written; `qnnpack` has no such kernel."""
 SMALLEST_SCALE = 1e-6
 """Of a batch norm, as a magnitude."""
 
@@ -217,6 +219,22 @@ def only_user(traced: GraphModule, node: Node, kinds: tuple[type[nn.Module], ...
     if user.op == "call_module" and type(traced.get_submodule(str(user.target))) in kinds:
         return user
     return None
+
+
+def check_pools(traced: GraphModule, engine: str) -> None:
+    """Refuse pooling for which an engine has no kernel; it would only fail once it runs.
+
+    Raises:
+        QuantisationError: there is some; names it.
+    """
+    for node in traced.graph.nodes if engine == "qnnpack" else ():
+        path = str(node.target) if node.op == "call_module" else node.name
+        kind = type(traced.get_submodule(path)) if node.op == "call_module" else node.target
+        if kind in MAX_POOLS_3D:
+            raise QuantisationError(
+                f"{path} ({kind.__name__}) can't be quantised: {engine} has no kernel for it; "
+                "take another engine, onednn or x86, or a network that does not pool frames like that"
+            )
 
 
 def check_modules(traced: GraphModule, network: nn.Module, excluded: tuple[str, ...]) -> None:

@@ -25,9 +25,14 @@ def signal_to_noise(clean: Sequence[Tensor], noisy: Sequence[Tensor]) -> float:
     Args:
         clean: y, batches of outputs of any shape.
         noisy: ŷ, likewise.
+
+    Returns:
+        The ratio; the lowest one where outputs are not finite.
     """
     signal = sum(float(y.double().square().sum()) for y in clean)
     noise = sum(float((y.double() - y_hat.double()).square().sum()) for y, y_hat in zip(clean, noisy, strict=True))
+    if not math.isfinite(noise):  # a network that gives NaN or infinity is as bad as can be
+        return -FLOAT_DECIBELS
     if noise == 0:
         return FLOAT_DECIBELS
     if signal == 0:

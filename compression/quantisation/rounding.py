@@ -2,6 +2,8 @@
 
     x̂ = s · (clamp(round(x / s) + z, q_min, q_max) − z)
 
+The range may span fewer steps than the type has: for engines with 7 bits per activation, 127 of 255. Values outside
+the range then have integers too, and only those outside of the type's are clamped: q_min and q_max are the type's.
 The gradient is that of the identity inside the range and 0 outside ([1], sec. 3). What is simulated is what integers
 will compute: scales and zero points are stored, and conversion takes those.
 
@@ -20,13 +22,19 @@ from torch import Tensor, nn
 SMALLEST_STEP = torch.finfo(torch.float32).eps
 """No scale is smaller, so that a tensor of zeros has one."""
 AVERAGING = 0.01
-"""Weight of the newest range in a moving average, torch's."""
+"""Weight of the newest range in a moving average, torch's; in training only."""
 
 
 class Rounding(nn.Module):
     """Rounds a tensor to 8 bits once its range is known; how the range is found is left to `observe`.
 
     Measuring and rounding are switched separately, by the methods by which torch's quantisation would.
+
+    Args:
+        dtype: of the integers.
+        qscheme: per tensor or per output channel.
+        quant_min: the integer of the range's lower end.
+        quant_max: of its upper end; at most the largest of the type.
     """
 
     scale: Tensor
@@ -68,7 +76,7 @@ class Rounding(nn.Module):
 
     def rounded(self, tensor: Tensor) -> Tensor:
         """x̂ of x, in the tensor's own type."""
-        limits = self.quant_min, self.quant_max
+        limits = self.quant_min, torch.iinfo(self.dtype).max
         exact = tensor.float()
         if self.ch_axis == 0:
             result = torch.fake_quantize_per_channel_affine(exact, self.scale, self.zero_point, 0, *limits)
@@ -110,9 +118,12 @@ class WeightRange(Rounding):
 
 
 class MovingRange(Rounding):
-    """Of activations: the moving average of the range over passes.
+    """Of activations: the average of the range over passes.
 
         s = (max(x_max, 0) − min(x_min, 0)) / (q_max − q_min),  z = q_min − round(x_min / s)
+
+    While rounding is simulated, in training, it is a moving average. Before that, all passes since measuring began
+    count alike, in whichever order they came.
 
     Several tensors may share it, e.g. a map and what it is pooled to. Then the range that they have together moves,
     once per pass. Torch averages over the tensors too, and a map that is pooled to small values is cut off.
@@ -126,18 +137,21 @@ class MovingRange(Rounding):
         self.tensors = 1
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.first_pass = True
+        self.passes = 0
         self.register_buffer("min_val", torch.zeros(()))
         self.register_buffer("max_val", torch.zeros(()))
 
     def enable_observer(self, enabled: bool = True) -> None:
         """Begin or end moving; a pass that was broken off is forgotten."""
         self.seen = []
+        self.passes = 0
         super().enable_observer(enabled)
 
     def observe(self, tensor: Tensor) -> None:
         """Take note of one tensor; in the very first pass it counts at once."""
-        if not self.seen and self.first_pass:
-            self.first_pass = not bool(self.measured)
+        if not self.seen:
+            self.passes += 1
+            self.first_pass = self.first_pass and not bool(self.measured)
         self.seen.append(torch.aminmax(tensor))
         last = len(self.seen) == self.tensors
         if last or self.first_pass:
@@ -148,7 +162,8 @@ class MovingRange(Rounding):
     def move(self) -> None:
         """Let the range follow what was seen in this pass."""
         lows, highs = (torch.stack(ends) for ends in zip(*self.seen, strict=True))
-        weight = 1.0 if self.first_pass else AVERAGING
+        newest = AVERAGING if self.simulating else 1 / self.passes
+        weight = 1.0 if self.first_pass else newest
         self.min_val.lerp_(lows.min(), weight)
         self.max_val.lerp_(highs.max(), weight)
         low, high = self.min_val.clamp(max=0), self.max_val.clamp(min=0)

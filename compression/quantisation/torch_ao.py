@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -33,9 +34,8 @@ import torch.ao.nn.quantized as integer
 from torch import Tensor, nn
 from torch.ao.quantization import get_default_qat_qconfig_mapping
 from torch.ao.quantization.backend_config import ObservationType, get_native_backend_config
-from torch.ao.quantization.fake_quantize import (
-    FakeQuantizeBase,
-)
+from torch.ao.quantization.fake_quantize import FakeQuantizeBase
+from torch.ao.quantization.fx.utils import assert_and_get_unique_device
 from torch.ao.quantization.observer import HistogramObserver
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.qconfig_mapping import QConfigMapping
@@ -48,6 +48,7 @@ from compression.quantisation.graph_cleaning import (
     NORMS,
     bypass,
     check_modules,
+    check_pools,
     cleaned,
     groups_of,
     lift_dead_scales,
@@ -76,7 +77,7 @@ __all__ = [
 ]
 
 NARROW = ("x86", "fbgemm")
-"""Engines that are given 7 bits per activation, so that sums of 16 bits can't overflow."""
+"""Engines whose ranges span 7 bits per activation, so that sums of 16 bits can't overflow within them."""
 ops = torch.ops.quantized
 OPERATIONS: dict[type[nn.Module], Any] = {
     integer.Conv1d: ops.conv1d.default,
@@ -144,13 +145,20 @@ class HistogramRounding(Rounding, TorchRounding):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without torch's announcements that it will lose this module, and that oneDNN likes newer processors."""
+def tidied() -> Iterator[None]:
+    """Without what torch's quantisation leaves behind.
+
+    It announces that torch will lose it, and that oneDNN likes newer processors; and it remembers the device of every
+    network that it was given, and with that the network, for good.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.ao.quantization is deprecated")
         warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated")
-        yield
+        try:
+            yield
+        finally:
+            assert_and_get_unique_device.cache_clear()
 
 
 def prepare(network: nn.Module, example: Tensor, rule: Quantisation, *, training: bool) -> GraphModule:
@@ -164,15 +172,16 @@ def prepare(network: nn.Module, example: Tensor, rule: Quantisation, *, training
             found from histograms, norms are frozen, and rounding is off.
 
     Raises:
-        QuantisationError: it can't be traced, has weights that no integer kernel knows, or the rule names layers or
-            kernels that are not there.
+        QuantisationError: it can't be traced, has weights or pooling that no integer kernel knows, or the rule names
+            layers or kernels that are not there.
     """
     use_engine(rule.engine)
     check_names(network, rule)
     traced = cleaned(network)
     check_modules(traced, network, rule.float_layers)
+    check_pools(traced, rule.engine)
     lift_dead_scales(traced)
-    with quiet():
+    with tidied():
         rules = rounding_rules(traced, rule, training=training)
         prepared: GraphModule = prepare_qat_fx(traced.train(), rules, example_inputs=(example,))
     unround_dropouts(prepared)
@@ -313,16 +322,42 @@ def set_phase(prepared: GraphModule, *, observe: bool, simulate: bool, freeze_no
             module.train(not freeze_norms and prepared.training)
 
 
-def convert(prepared: GraphModule) -> GraphModule:
+def convert(prepared: GraphModule, *, renew: bool = False) -> GraphModule:
     """The integers that a prepared network has been simulating, on the CPU; `prepared` is left as it is.
+
+    Args:
+        prepared: with measured ranges.
+        renew: take the ranges of weights from the weights of now. Of a network that was just trained, they are those
+            from before the last step, and weights may have grown out of them.
 
     Raises:
         QuantisationError: a range was never measured.
     """
     prepared = copy.deepcopy(prepared).cpu().eval()
+    if renew:
+        renew_ranges_of_weights(prepared)
     check_observed(prepared)
+    return consumed(prepared)
+
+
+@torch.no_grad()
+def renew_ranges_of_weights(prepared: GraphModule) -> None:
+    """Measure the weights as the simulation would in evaluation: times γ/σ of the batch norm after them."""
+    layer: Any
+    for layer in prepared.modules():
+        if not hasattr(layer, "weight_fake_quant"):
+            continue
+        weight = layer.weight
+        if norm := getattr(layer, "bn", None):
+            gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
+        layer.weight_fake_quant.observe(weight.float())
+
+
+def consumed(prepared: GraphModule) -> GraphModule:
+    """The integers of a prepared network on the CPU, made out of its parts."""
     remove_dropouts(prepared)
-    with quiet():
+    with tidied():
         converted: GraphModule = convert_fx(prepared)
     lower(converted, OPERATIONS)
     return converted
@@ -331,15 +366,27 @@ def convert(prepared: GraphModule) -> GraphModule:
 def skeleton(network: nn.Module, example: Tensor, rule: Quantisation) -> GraphModule:
     """What `convert` makes of a network of this structure, with values that mean nothing yet; see `load_integers`.
 
+    Nothing is computed, and values of the network are not looked at.
+
+    Args:
+        network: in floating point, on any device, `meta` as well; left as it is.
+        example: an input, [clip, …].
+        rule: what is to compute in integers, and with which kernels.
+
     Raises:
         QuantisationError: as `prepare`.
     """
-    # moving ranges are measured faster than histograms, and the structure is the same
-    prepared = prepare(network, example, rule, training=True).eval()
-    set_phase(prepared, observe=True, simulate=False, freeze_norms=True)
+    # moving ranges hold less than histograms, and the structure is the same
+    prepared = prepare(network, example, rule, training=True).to_empty(device="cpu").eval()
+    set_phase(prepared, observe=False, simulate=False, freeze_norms=True)
     with torch.no_grad():
-        prepared(torch.zeros_like(example))
-    return convert(prepared)
+        for tensor in itertools.chain(prepared.parameters(), prepared.buffers()):
+            tensor.zero_()
+        renew_ranges_of_weights(prepared)
+    for rounding in roundings_of(prepared):
+        ranges = torch.ones_like(rounding.scale), torch.zeros_like(rounding.zero_point)
+        rounding.adopt(*ranges)
+    return consumed(prepared)
 
 
 def roundings_of(prepared: GraphModule) -> list[Any]:

@@ -12,7 +12,7 @@ from orchestrator.chain.search import Chain, Link, Quantising, Shrinking
 from orchestrator.chain.state import Progress, drop_points
 from orchestrator.chain.steps import open_pruning, open_quantising
 from orchestrator.driver import Search, TrainDriver, Workshop
-from orchestrator.latency import conditions, remembered_latencies
+from orchestrator.latency import conditions, remembered_trial_latencies
 from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.pas_driver import PasDriver
 from orchestrator.report import METRICS
@@ -33,7 +33,8 @@ class ChainDriver(TrainDriver):
         """Every trial asked for, by digest."""
         self.asked: list[list[str]] = [[] for _ in session.settings.chain.steps]
         """Digests of each step's trials."""
-        self.latencies: dict[NetworkSpec, float] = {}
+        self.latencies: dict[str, float] = {}
+        """Of what steps left, by digest of the trial."""
 
     def check(self) -> None:
         """See `Driver`.
@@ -111,8 +112,9 @@ class ChainDriver(TrainDriver):
     def conclude(self) -> None:
         """Measure latencies, now that no trial runs beside them."""
         chain, _ = self._current
-        networks = [self.session.network, *(link.model.network for link in chain.links if link.model)]
-        self.latencies = remembered_latencies(networks, self.session.run.path / "latency.json")
+        digests = [self.session.teacher.digest, *(link.model.trial for link in chain.links if link.model)]
+        folders = {digest: self.session.store.trial_folder(digest) for digest in digests}
+        self.latencies = remembered_trial_latencies(folders, self.session.run.path / "latency.json")
 
     @property
     def progress(self) -> Progress:
@@ -127,7 +129,7 @@ class ChainDriver(TrainDriver):
 
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """See `Driver`; it is asked of the teacher."""
-        return self.progress.measured(network, self.session.teacher.digest)
+        return self.progress.measured(self.session.teacher.digest)
 
     def found(self) -> dict[str, Any]:
         """See `Driver`: the steps, and what the step `pas` found in particular."""

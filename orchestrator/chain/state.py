@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compression.spec import NetworkSpec
 from configs.schema import ChainStep, PasStep, PruneStep
 from orchestrator import state as states
 from orchestrator.chain.search import Chain, Link, Quantising, Shrinking
@@ -52,7 +51,8 @@ class Progress:
     """Every trial asked for, by digest."""
     asked: tuple[tuple[str, ...], ...]
     """Digests of each step's trials."""
-    latencies: Mapping[NetworkSpec, float]
+    latencies: Mapping[str, float]
+    """Of what steps left, by digest of the trial, in ms; empty before they are measured."""
 
     @property
     def steps(self) -> tuple[ChainStep, ...]:
@@ -63,11 +63,11 @@ class Progress:
         """A row per step, in order."""
         return [self._row(number) for number in range(1, len(self.steps) + 1)]
 
-    def measured(self, network: NetworkSpec, digest: str) -> dict[str, float | None]:
-        """Latency of a network, once it is known, and the size of a trial's weights, once it has any."""
+    def measured(self, digest: str) -> dict[str, float | None]:
+        """Latency of a trial's network, once it is known, and the size of its weights, once it has any."""
         weights = self.session.store.trial_folder(digest) / WEIGHTS_FILE
         size = weights.stat().st_size / 1e6 if weights.is_file() else None
-        return {"latency_ms": self.latencies.get(network), "size_mb": size}
+        return {"latency_ms": self.latencies.get(digest), "size_mb": size}
 
     def path(self, number: int) -> str | None:
         """Where a step's model goes, within the run; none while it has none of its own."""
@@ -80,7 +80,7 @@ class Progress:
         compared: dict[str, Any] = {"latency_ms": None, "size_mb": None, "drop_points": None}
         if self.chain is not None and model is not None:
             drop = drop_points(self.chain.before(number), model)
-            compared = {**self.measured(model.network, model.trial), "drop_points": drop}
+            compared = {**self.measured(model.trial), "drop_points": drop}
         return {
             "step": step.step,
             "title": link.title if link else planned_title(step),
@@ -118,10 +118,10 @@ class Progress:
             "layers": [{**row, "reason": reasons.get(row["name"], row["reason"])} for row in rows],
             "float_layers": [{"layer": layer, "reason": reason} for layer, reason in reasons.items()],
         }
-        if model.network not in self.latencies:
+        if model.trial not in self.latencies:
             return {**FLOATING, **said}
         verdict = judge(
-            speedup=self.latencies[before.network] / self.latencies[model.network],
+            speedup=self.latencies[before.trial] / self.latencies[model.trial],
             drop_points=drop_points(before, model),
             max_drop_points=self.session.settings.quantise.max_drop_points,
         )

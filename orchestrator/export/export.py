@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from orchestrator.export.fallback import Quantised, quantise_within
 from orchestrator.export.request import (
@@ -29,7 +26,7 @@ from orchestrator.export.request import (
 )
 from orchestrator.export.staging import whole_folder
 from orchestrator.gate import Verdict, judge
-from orchestrator.measure.measure import circumstances, time_in_turns
+from orchestrator.measure.measure import circumstances, latency_of, time_in_turns
 from orchestrator.models import METRICS_FILE
 from orchestrator.report.export_card import export_card
 from orchestrator.validation import Validation
@@ -172,11 +169,7 @@ def measure_both(
     timed = [load_artefact(path, threads=conditions.threads)[0] for path in (original.folder, folder)]
     times = time_in_turns(timed, conditions)
     first, second = (
-        {
-            "latency_ms": statistics.median(each),
-            "p95_ms": float(np.quantile(each, 0.95)),
-            "size_mb": size_bytes(path) / 1e6,
-        }
+        row_of(latency_of(each, times[0], conditions.batch), path)
         for each, path in zip(times, (original.folder, folder), strict=True)
     )
     if validation is None:
@@ -184,6 +177,16 @@ def measure_both(
     say("accuracy of the file")
     exported, description = load_artefact(folder)
     return first | original.scores, second | validation.scores(exported, description, request.target)
+
+
+def row_of(latency: dict[str, float], path: Path) -> dict[str, float]:
+    """What is said of a file or its original beside accuracy, in ms and MB; latency as `orchestrate measure` has it."""
+    return {
+        "latency_ms": latency["median_ms"],
+        "p95_ms": latency["p95_ms"],
+        "speedup": latency["speedup"],
+        "size_mb": size_bytes(path) / 1e6,
+    }
 
 
 def numbers_of(
@@ -206,7 +209,6 @@ def numbers_of(
         "format": request.format,
         **second,
         "fp32": first,
-        "speedup": first["latency_ms"] / second["latency_ms"],
         "smaller": first["size_mb"] / second["size_mb"],
         "metric": metric,
         "drop_points": 100 * (first[metric] - second[metric]) if request.accuracy else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from configs.errors import UserError
 from configs.schema import QuantiseSettings
 from orchestrator.export.staging import require_replaceable
 from orchestrator.measure.turns import Conditions
-from orchestrator.models import METRICS_FILE
+from orchestrator.models import EXPORTS, METRICS_FILE
 from trainers.artefacts import FORMATS, format_of
 from trainers.backbones import Network
 from trainers.files import read_json
@@ -53,8 +54,10 @@ class ExportRequest:
     """Whether accuracy is measured."""
 
     def __post_init__(self) -> None:
-        if not self.max_drop_points >= 0:
-            raise UserError(f"--max-drop-points is {self.max_drop_points}, but must be >= 0; 1 allows a point of loss")
+        if not (math.isfinite(self.max_drop_points) and self.max_drop_points >= 0):
+            raise UserError(
+                f"--max-drop-points is {self.max_drop_points:g}, but must be a number >= 0; 1 allows a point of loss"
+            )
         if self.calibration < 1:
             raise UserError(f"--calibration is {self.calibration}, but ranges are measured on at least 1 example")
 
@@ -65,7 +68,7 @@ class ExportRequest:
             return self.to
         if is_export(self.model):
             return self.model.absolute().parent / f"{self.model.absolute().name}-as-{self.format}"
-        return self.model / "exports" / self.format
+        return self.model / EXPORTS / self.format
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,11 +42,8 @@ def print_measurements(console: Console, rows: Sequence[Measurement], under: Map
 
 def short_names(models: Sequence[str]) -> list[str]:
     """The models' folders below the folder that all are in; a single one, and that folder itself, by its own name."""
-    paths = [os.path.normpath(model) for model in models]
-    folders = {os.path.dirname(path) for path in paths}
-    if len({os.path.isabs(path) for path in paths}) > 1:
-        return paths
-    top = os.path.commonpath(folders)
+    paths = [os.path.abspath(model) for model in models]
+    top = os.path.commonpath({os.path.dirname(path) for path in paths})
     return [os.path.relpath(path, top or ".") if path != top else Path(path).name for path in paths]
 
 

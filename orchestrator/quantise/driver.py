@@ -16,11 +16,11 @@ from configs.errors import RunError, UserError
 from orchestrator import state as states
 from orchestrator.driver import Search, TrainDriver, Workshop
 from orchestrator.gate import Verdict, judge
-from orchestrator.latency import conditions, remembered_latencies
+from orchestrator.latency import conditions, remembered_trial_latencies
 from orchestrator.quantise.layer_times import LayerTimes, remembered_layer_times
 from orchestrator.quantise.search import METHODS, Attempt, FloatLayer, QuantiseSearch, points_lost
 from orchestrator.report import METRICS
-from trainers.package import WEIGHTS_FILE
+from trainers.package import WEIGHTS_FILE, load_package
 from trainers.quantisation import read_layers
 from trainers.trial import Trial, TrialResult
 
@@ -38,7 +38,8 @@ class QuantiseDriver(TrainDriver):
         self.layers: tuple[str, ...] = ()
         self.times = LayerTimes(())
         self.trials: dict[str, Trial] = {}
-        self.latencies: dict[NetworkSpec, float] = {}
+        self.latencies: dict[str, float] = {}
+        """Of trained networks, by digest of their trial."""
 
     def check(self) -> None:
         """See `Driver`.
@@ -70,7 +71,7 @@ class QuantiseDriver(TrainDriver):
         excluded = excluded_layers(self.layers, quantise.exclude)
         if not quantise.keep_slow:
             memory = session.run.path / "layer_times.json"
-            network = session.untrained()
+            network, _ = load_package(session.store.trial_folder(session.teacher.digest))
             self.times = remembered_layer_times(network, self.layers, excluded, self.engine, memory)
         spared = [FloatLayer(layer, "excluded by quantise.exclude") for layer in excluded]
         spared += [FloatLayer(time.layer, time.why_float) for time in self.times.slow if time.layer not in excluded]
@@ -127,13 +128,14 @@ class QuantiseDriver(TrainDriver):
 
     def conclude(self) -> None:
         """Measure latencies, now that no trial runs beside them."""
-        usable = [self.trial(attempt).network for attempt in self._attempts() if self._drop(attempt) is not None]
-        memory = self.session.run.path / "latency.json"
-        self.latencies = remembered_latencies([self.session.network, *usable], memory)
+        usable = [self.trial(attempt).digest for attempt in self._attempts() if self._drop(attempt) is not None]
+        folders = {digest: self.session.store.trial_folder(digest) for digest in (self.session.teacher.digest, *usable)}
+        self.latencies = remembered_trial_latencies(folders, self.session.run.path / "latency.json")
 
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """See `Driver`; of the network in floating point."""
-        return {"latency_ms": self.latencies.get(network), "size_mb": self._size_mb(self.session.teacher)}
+        teacher = self.session.teacher
+        return {"latency_ms": self.latencies.get(teacher.digest), "size_mb": self._size_mb(teacher)}
 
     def found(self) -> dict[str, Any]:
         """See `Driver`. What is exported is known once it is judged: nothing slower is handed on unmarked."""
@@ -162,6 +164,7 @@ class QuantiseDriver(TrainDriver):
             "layers": looks_slow,
             "int8_ms": self.times.int8_ms,
             "mixed_ms": self.times.mixed_ms,
+            "faster": self.times.faster,
             "kept_in_float": bool(self.times.slow),
         }
 
@@ -206,13 +209,13 @@ class QuantiseDriver(TrainDriver):
         latency, drop = self._latency_ms(attempt), self._drop(attempt)
         if latency is None or drop is None:
             return None
-        speedup = self.latencies[self.session.network] / latency
+        speedup = self.latencies[self.session.teacher.digest] / latency
         most = self.session.settings.quantise.max_drop_points
         return judge(speedup=speedup, drop_points=drop, max_drop_points=most)
 
     def _latency_ms(self, attempt: Attempt) -> float | None:
-        """Measured latency; none where training left no network, although one like it may have been measured."""
-        return None if self._drop(attempt) is None else self.latencies.get(self.trial(attempt).network)
+        """Measured latency; none before it is measured, and where training left no network."""
+        return self.latencies.get(self.trial(attempt).digest)
 
     def _result(self, attempt: Attempt) -> TrialResult | None:
         return self.session.results.get(self.trial(attempt).digest)

@@ -1,12 +1,14 @@
 """How long each layer of a network takes alone, in integers and in floating point: one thread, one input, here.
 
-Random weights do: the time of a convolution does not depend on their values. Signs of inputs matter, though: integers
-whose zero is not 0 are slower, by far in oneDNN's linear layers, and those behind a ReLU start at 0.
+Random inputs do: the time of a convolution does not depend on their values. Their signs matter, though: integers whose
+zero is not 0 are slower, by far in oneDNN's linear layers, and those behind a ReLU start at 0. So a layer is fed random
+integers with the zero that it has in the network, and whole networks are quantised with ranges of random inputs.
 
 Batch norms are folded into convolutions either way, so that a layer is its weights and a bias. A layer that stays in
 floating point within an INT8 network is fed integers and must give integers, which is counted as part of it, as if no
 neighbour stayed there with it; its ReLU is a step of its own there. Because a network is more than its layers, those
-that look slow in INT8 only stay in floating point if the network as a whole is faster for it.
+that look slow in INT8 only stay in floating point if the network as a whole is clearly faster for it. What is compared
+takes turns, and ratios are medians over rounds of the ratio within a round, which noise hardly moves.
 
 Units: milliseconds.
 """
@@ -28,10 +30,10 @@ from torch.fx import GraphModule, symbolic_trace
 from compression.cost import empty_input
 from compression.quantisation.layers import QuantisationError
 from compression.quantisation.torch_ao import convert, prepare, use_engine
-from compression.spec import NetworkSpec, Quantisation
+from compression.spec import Quantisation
 from orchestrator import latency
-from orchestrator.measure.turns import Conditions, take_turns, thread_count
-from trainers.backbones import Network, fast_order, in_fast_order
+from orchestrator.measure.turns import Conditions, take_turns, thread_count, time_in_turns
+from trainers.backbones import Network, SimulatedNetwork, fast_order, in_fast_order
 from trainers.files import read_json, write_json
 
 RUNS = 25
@@ -40,8 +42,9 @@ WARM_UP = 5
 """Passes before them."""
 SLOWER = 1.1
 """A layer is slow in integers if it takes more than so many times as long as in floating point: medians scatter."""
-WORTH = 1.02
-"""The network must be so many times as fast with its slow layers in floating point, or they are quantised as well."""
+WORTH = 1.1
+"""The network must be so many times as fast with its slow layers in floating point, or they are quantised as well:
+which layers compute in integers decides accuracy and size too, and must not depend on what noise a measurement had."""
 SCALE = 0.02
 """Of the random integers that layers are fed, and give."""
 
@@ -76,11 +79,13 @@ class LayerTime:
     """From integers to integers."""
     float_ms: float
     """The same in floating point, with the change to it and back."""
+    slower: float
+    """How many times as long it takes in integers."""
 
     @property
     def is_slow(self) -> bool:
-        """Whether an INT8 network is faster with this layer in floating point."""
-        return self.int8_ms > SLOWER * self.float_ms
+        """Whether an INT8 network may be faster with this layer in floating point."""
+        return self.slower > SLOWER
 
     @property
     def why_float(self) -> str:
@@ -97,11 +102,13 @@ class LayerTimes:
     """The network with all layers in INT8 that are not excluded; none where no layer looks slow."""
     mixed_ms: float | None = None
     """The same with those in floating point that look slow."""
+    faster: float | None = None
+    """How many times as fast the second is as the first."""
 
     @property
     def slow(self) -> tuple[LayerTime, ...]:
         """Layers that look slow and had better stay in floating point."""
-        if self.int8_ms is None or self.mixed_ms is None or self.int8_ms < WORTH * self.mixed_ms:
+        if self.faster is None or self.faster < WORTH:
             return ()
         return tuple(time for time in self.layers if time.is_slow)
 
@@ -112,7 +119,7 @@ def remembered_layer_times(
     """As `measure`, unless that was done here before: a search that is replayed takes the same decisions.
 
     Args:
-        network: in floating point.
+        network: in floating point, trained: its ranges are those of whole networks that are compared.
         layers: names of its convolutions and linear layers.
         excluded: those that stay in floating point anyway.
         engine: integer kernels.
@@ -138,20 +145,44 @@ def measure(network: Network, layers: Sequence[str], excluded: Sequence[str], en
     slow = {time.layer for time in times if time.is_slow} - {*excluded}
     if not slow:
         return LayerTimes(times)
-    every, mixed = (mixture(network.spec, layers, floating, engine) for floating in ({*excluded}, slow | {*excluded}))
-    taken = latency.measure_latencies([every, mixed])
-    return LayerTimes(times, taken[every], taken[mixed])
+    every, mixed = time_mixtures(network, layers, ({*excluded}, slow | {*excluded}), engine)
+    return LayerTimes(times, statistics.median(every), statistics.median(mixed), speedup(every, mixed))
 
 
-def mixture(spec: NetworkSpec, layers: Sequence[str], floating: Collection[str], engine: str) -> NetworkSpec:
+def speedup(reference: Sequence[float], times: Sequence[float]) -> float:
+    """How many times as fast something is as a reference that it took turns with: median over rounds of the ratio."""
+    return statistics.median(there / here for there, here in zip(reference, times, strict=True))
+
+
+def time_mixtures(
+    network: Network, layers: Sequence[str], kept: Sequence[Collection[str]], engine: str
+) -> list[list[float]]:
+    """Milliseconds per round of a network in integers but for some layers.
+
+    Args:
+        network: in floating point.
+        layers: names of its convolutions and linear layers.
+        kept: those in floating point, of each network that is timed.
+        engine: integer kernels.
+    """
+    mixtures = [mixture(network, layers, floating, engine) for floating in kept]
+    return time_in_turns(mixtures, Conditions(runs=latency.RUNS, warm_up=latency.WARM_UP))
+
+
+def mixture(network: Network, layers: Sequence[str], floating: Collection[str], engine: str) -> Network:
     """A network with some layers in floating point; with all of them there, the network that it came from."""
-    if {*layers} <= {*floating}:
-        return spec.floating
-    return spec.replace(quantisation=Quantisation(engine=engine, float_layers=tuple(floating)))
+    kept = tuple(layer for layer in layers if layer in floating)
+    if len(kept) == len(layers):
+        return network
+    simulated = SimulatedNetwork(network, Quantisation(engine=engine, float_layers=kept), learning=True)
+    simulated.measure_ranges()
+    with torch.no_grad():
+        simulated(torch.randn_like(empty_input(network.spec)))
+    return simulated.converted()
 
 
 def measure_layers(network: Network, layers: Sequence[str], engine: str) -> list[LayerTime]:
-    """Median times of layers, which take turns: as in a network, none finds its weights still in the cache.
+    """Times of layers, which take turns: as in a network, none finds its weights still in the cache.
 
     Layers that are alike are measured once.
 
@@ -174,9 +205,14 @@ def measure_layers(network: Network, layers: Sequence[str], engine: str) -> list
     with thread_count(1), torch.inference_mode():
         for (_, given), name in first.items():
             calls += pair(alone[name], given, engine)
-        medians = [statistics.median(times) for times in take_turns(calls, Conditions(runs=RUNS, warm_up=WARM_UP))]
-    measured = dict(zip(first, zip(medians[::2], medians[1::2], strict=True), strict=True))
-    return [LayerTime(name, *measured[kinds[name]]) for name in layers]
+        times = take_turns(calls, Conditions(runs=RUNS, warm_up=WARM_UP))
+    measured = dict(zip(first, zip(times[::2], times[1::2], strict=True), strict=True))
+    return [layer_time(name, *measured[kinds[name]]) for name in layers]
+
+
+def layer_time(name: str, int8: Sequence[float], floating: Sequence[float]) -> LayerTime:
+    """A layer's time, from milliseconds of each round in integers and in floating point."""
+    return LayerTime(name, statistics.median(int8), statistics.median(floating), speedup(int8, floating))
 
 
 def given_to(network: Network, layers: Sequence[str]) -> dict[str, Given]:

@@ -98,11 +98,14 @@ def quantise_recipe(state: State) -> list[tuple[str, str]]:
         ("calibration", f"ranges measured on {rule['calibration']} training {item}s"),
     ]
     if "qat" in rule["methods"]:
-        rate = train["lr"] / rule["lr_divisor"]
+        rate, epochs = train["lr"] / rule["lr_divisor"], rule["epochs"]
+        frozen = {
+            "batch norms": ("keep their statistics", rule["freeze_norms_after"]),
+            "ranges": ("stay as they are", rule["freeze_ranges_after"]),
+        }
         facts += [
-            ("training", f"{train['epochs']} epochs from the FP32 weights, learning rate {rate:g}"),
-            ("batch norms", f"keep their statistics after {_epochs(rule['freeze_norms_after'])}"),
-            ("ranges", f"stay as they are after {_epochs(rule['freeze_ranges_after'])}"),
+            ("training", f"{_epochs(epochs)} from the FP32 weights, learning rate {rate:g}"),
+            *((what, f"{stay} after {_epochs(after)}") for what, (stay, after) in frozen.items() if after < epochs),
             ("distillation", _distillation(distillation)),
         ]
     if rule["exclude"]:

@@ -161,7 +161,7 @@ def sweep_qat(
     distill: Annotated[
         bool | None, typer.Option("--distill/--no-distill", help="Learn from the floating-point network as well.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2: mean ± deviation.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of qat, e.g. 0,1,2: mean ± deviation.")] = None,
     engine: Annotated[str | None, typer.Option(help="Integer kernels: auto, onednn, x86 or qnnpack.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,

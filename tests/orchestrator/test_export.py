@@ -375,7 +375,8 @@ def test_floating_point_formats_take_no_integer_model(name: str, quantised: Path
     ("arguments", "said"),
     [
         (["--format", "tflite"], "tflite"),
-        (["--format", "onnx", "--max-drop-points", "-1"], "--max-drop-points is -1.0, but must be >= 0"),
+        (["--format", "onnx", "--max-drop-points", "-1"], "--max-drop-points is -1, but must be a number >= 0"),
+        (["--format", "onnx", "--max-drop-points", "inf"], "--max-drop-points is inf, but must be a number >= 0"),
         (["--format", "onnx", "--calibration", "0"], "--calibration is 0"),
         (["--format", "onnx", "--batch", "0"], "--batch is 0"),
         (["--format", "onnx", "--data", "synthetic-people"], "which is evaluated on one of moving-digits"),

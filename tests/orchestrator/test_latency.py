@@ -14,9 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from compression.spec import NetworkSpec
+from configs.schema import ClipSettings
 from orchestrator import latency
-from orchestrator.latency import RUNS, WARM_UP, conditions, measure_latencies, remembered_latencies
+from orchestrator.latency import (
+    ISA_CAP,
+    RUNS,
+    WARM_UP,
+    conditions,
+    measure_latencies,
+    remembered_latencies,
+    remembered_trial_latencies,
+)
 from orchestrator.measure import turns
+from trainers.backbones import build
+from trainers.package import Description, save_package
 
 FAST = NetworkSpec(backbone="r2plus1d", classes=3, clip_frames=4, side=8, blocks=(1, 1, 1, 1))
 SLOW = FAST.replace(width=2.0)
@@ -135,7 +146,7 @@ def test_a_new_network_has_all_measured_again(clock: Clock, tmp_path: Path) -> N
     assert len(json.loads(memory.read_text())["ms"]) == 2
 
 
-@pytest.mark.parametrize("changed", ["machine", "torch", "runs"])
+@pytest.mark.parametrize("changed", ["machine", "isa", "torch", "runs"])
 def test_other_conditions_are_another_measurement(
     changed: str, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,13 +175,73 @@ def test_pruned_networks_are_told_apart(clock: Clock, tmp_path: Path) -> None:
     assert remembered_latencies([FAST, pruned], tmp_path / "latency.json") == pytest.approx({FAST: 1.0, pruned: 0.5})
 
 
+# Trained networks
+
+
+@pytest.fixture
+def folders(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """What two trials left, one of which takes four times as long."""
+    specs = {tmp_path / "fast": FAST, tmp_path / "slow": SLOW}
+    monkeypatch.setattr(latency, "load_package", lambda folder: (Timed(specs[folder], clock).eval(), None))
+    return {"d1": tmp_path / "fast", "d2": tmp_path / "slow"}
+
+
+def test_trained_networks_are_timed_as_they_are(folders: dict[str, Path], clock: Clock, tmp_path: Path) -> None:
+    """By digest, in turns, and not built anew from their specs."""
+    assert remembered_trial_latencies(folders, tmp_path / "latency.json") == pytest.approx({"d1": 1.0, "d2": 4.0})
+    assert clock.order[:4] == [FAST, SLOW, SLOW, FAST]
+    assert json.loads((tmp_path / "latency.json").read_text())["ms"].keys() == {"d1", "d2"}
+
+
+def test_trained_networks_of_one_architecture_are_told_apart(
+    folders: dict[str, Path], clock: Clock, tmp_path: Path
+) -> None:
+    """Their zero points differ: here the second of each pair of passes takes three times as long."""
+    clock.durations[FAST] = cycle([0.001, 0.003, 0.003, 0.001])
+    twice = {"d1": folders["d1"], "d3": folders["d1"]}
+    assert remembered_trial_latencies(twice, tmp_path / "latency.json") == pytest.approx({"d1": 1.0, "d3": 3.0})
+
+
+def test_trained_networks_are_remembered_until_one_is_new(
+    folders: dict[str, Path], clock: Clock, tmp_path: Path
+) -> None:
+    memory = tmp_path / "latency.json"
+    first = {"d1": folders["d1"]}
+    remembered_trial_latencies(first, memory)
+    clock.durations[FAST] = cycle([7.0])
+    assert remembered_trial_latencies(first, memory) == pytest.approx({"d1": 1.0})
+    assert remembered_trial_latencies(folders, memory) == pytest.approx({"d1": 7000.0, "d2": 4.0})
+    clock.order.clear()
+    assert remembered_trial_latencies(first, memory) == pytest.approx({"d1": 7000.0})
+    assert clock.order == []
+
+
+def test_a_trained_network_that_is_read_takes_time(tmp_path: Path) -> None:
+    spec = FAST.replace(width=1 / 32)
+    save_package(tmp_path / "model", build(spec), Description(spec=spec, classes=("a", "b", "c"), clips=ClipSettings()))
+    (taken,) = remembered_trial_latencies({"d1": tmp_path / "model"}, tmp_path / "latency.json").values()
+    assert 0 < taken < 10_000
+
+
+# Conditions
+
+
 def test_conditions_name_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Little CPU @ 1 GHz\nmodel name\t: Other\n")
     monkeypatch.setattr(latency, "Path", lambda _: tmp_path / "cpuinfo")
     assert latency.processor() == "Little CPU @ 1 GHz"
+    monkeypatch.delenv(ISA_CAP, raising=False)
+    isa = torch.backends.cpu.get_cpu_capability()
     assert conditions() | {"torch": ""} == {
-        "machine": "Little CPU @ 1 GHz", "threads": 1, "batch": 1, "runs": RUNS, "torch": "",
+        "machine": "Little CPU @ 1 GHz", "isa": isa, "threads": 1, "batch": 1, "runs": RUNS, "torch": "",
     }  # fmt: skip
+
+
+def test_conditions_say_what_the_kernels_are_held_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_CAP, "AVX2")
+    assert conditions()["isa"] == f"{torch.backends.cpu.get_cpu_capability()}, oneDNN at most AVX2"
+    monkeypatch.setenv(ISA_CAP, "")
+    assert conditions()["isa"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_a_machine_that_does_not_name_its_processor_has_an_architecture(

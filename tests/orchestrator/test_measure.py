@@ -332,7 +332,7 @@ def test_why_something_is_missing_is_said_once(show: Callable[..., str]) -> None
         (["runs/a/models/PAS-2"], ["PAS-2"]),
         (["runs/a/teacher", "runs/b/teacher/"], ["a/teacher", "b/teacher"]),
         (["m", "m/exports/onnx"], ["m", "m/exports/onnx"]),
-        (["/x/m", "m"], ["/x/m", "m"]),
+        ([str(Path.cwd() / "a/m"), "b/m"], ["a/m", "b/m"]),
         (["/x/m", "/y/m"], ["x/m", "y/m"]),
         (["m", "m"], ["m", "m"]),
     ],

@@ -13,6 +13,7 @@ from orchestrator.state import State
 from orchestrator.store import RunFolder
 from orchestrator.validation import data_of
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
+from trainers.files import sha256_of
 from trainers.package import load_package, read_description
 
 
@@ -115,3 +116,40 @@ def test_only_cells_are_taken_back_and_only_where_they_were_exported_to(tmp_path
     assert sorted(models.iterdir()) == sorted([kept, copy, models / "notes.txt", models / "other"])
     assert not stale.exists()
     assert not half.exists()
+
+
+def leave_export(model: Path) -> Path:
+    """A file to deploy beside a model's weights, as `orchestrate export` leaves it."""
+    file = model / "exports/onnx/model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_text("to deploy")
+    return file
+
+
+def test_exports_of_the_same_network_stay(searched: tuple[ScriptedSession, State]) -> None:
+    session, state = searched
+    file = leave_export(session.run.path / "models/PAS-1")
+    export_models(session.store, session.run, state)
+    assert file.is_file()
+
+
+def test_exports_of_a_network_that_is_replaced_are_set_aside(searched: tuple[ScriptedSession, State]) -> None:
+    """They would pass for files of the new one; they are renamed after the one that they are of."""
+    session, state = searched
+    model = session.run.path / "models/PAS-1"
+    file = leave_export(model)
+    former = sha256_of(model / "model.safetensors")
+    other = {**state, "family": [{**state["family"][1], "path": "models/PAS-1"}]}
+    export_models(session.store, session.run, other)
+    assert not file.exists()
+    assert (model / f"exports-of-{former[:8]}/onnx/model.onnx").read_text() == "to deploy"
+
+
+def test_a_model_that_something_was_exported_from_is_not_removed(searched: tuple[ScriptedSession, State]) -> None:
+    session, state = searched
+    for name in ("PAS-1", "PAS-2"):
+        assert (session.run.path / "models" / name).is_dir()
+    file = leave_export(session.run.path / "models/PAS-2")
+    remove_stale_models(session.run, {**state, "family": []})
+    assert file.is_file()
+    assert not (session.run.path / "models/PAS-1").exists()

@@ -200,11 +200,16 @@ def test_recipe_is_told_in_words() -> None:
     state = quantise_state()
     told = dict(quantise_recipe(state))
     assert told["engine"] == "onednn"
-    assert told["training"] == "4 epochs from the FP32 weights, learning rate 0.0015"  # 0.015 / 10
+    assert told["training"] == "6 epochs from the FP32 weights, learning rate 0.0015"  # 0.015 / 10
+    assert told["batch norms"] == "keep their statistics after 2 epochs"
     assert told["ranges"] == "stay as they are after 3 epochs"
     assert told["distillation"] == "from the FP32 network, weight 1.25, temperature 5"
     assert told["excluded"] == "stem.*"
     assert told["gate"] == "at most 1 point of mAP lost, and no slower than FP32"
+    state["config"]["quantise"].update(epochs=1)
+    told = dict(quantise_recipe(state))
+    assert told["training"].startswith("1 epoch from")
+    assert not {"batch norms", "ranges"} & told.keys()  # nothing is frozen before the end
     state["config"]["quantise"].update(methods=["ptq"], exclude=[])
     assert not {"training", "ranges", "distillation", "excluded"} & dict(quantise_recipe(state)).keys()
     state["config"]["quantise"]["methods"] = ["qat"]

@@ -79,18 +79,25 @@ class Clock:
         """Of whole networks: in floating point, in INT8, and what a layer in floating point saves."""
         self.measured: list[str] = []
         monkeypatch.setattr(layer_times, "measure_layers", self.measure_layers)
-        monkeypatch.setattr(latency, "measure_latencies", self.measure_latencies)
+        monkeypatch.setattr(latency, "measure_trial_latencies", self.measure_latencies)
+        monkeypatch.setattr(layer_times, "time_mixtures", self.time_mixtures)
 
     def measure_layers(self, network: Network, layers: Sequence[str], engine: str) -> list[LayerTime]:
         self.measured.append("layers")
-        return [LayerTime(layer, self.slow.get(layer, 1.0), 2.0) for layer in layers]
+        return [LayerTime(layer, time := self.slow.get(layer, 1.0), 2.0, time / 2.0) for layer in layers]
 
-    def measure_latencies(self, networks: Collection[NetworkSpec]) -> dict[NetworkSpec, float]:
+    def time_mixtures(
+        self, network: Network, layers: Sequence[str], kept: Sequence[Collection[str]], engine: str
+    ) -> list[list[float]]:
+        self.measured.append("mixtures")
+        return [[self.floating if {*layers} <= {*some} else self.int8 - len(some) * self.gain] for some in kept]
+
+    def measure_latencies(self, folders: Mapping[str, Path]) -> dict[str, float]:
         self.measured.append("networks")
-        rules = {spec: spec.quantisation for spec in networks}
+        rules = {digest: read_description(folder).spec.quantisation for digest, folder in folders.items()}
         return {
-            spec: self.floating if rule is None else self.int8 - len(rule.float_layers) * self.gain
-            for spec, rule in rules.items()
+            digest: self.floating if rule is None else self.int8 - len(rule.float_layers) * self.gain
+            for digest, rule in rules.items()
         }
 
 
@@ -250,10 +257,10 @@ def test_fewer_ways_take_models_back(digits: Path, runs: Path, clock: Clock) -> 
 def test_nothing_is_handed_on_before_it_is_judged(
     digits: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(_: object) -> dict[NetworkSpec, float]:
+    def stop(_: object) -> dict[str, float]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(latency, "measure_latencies", stop)
+    monkeypatch.setattr(latency, "measure_trial_latencies", stop)
     session = QuantisingSession(quantise_settings(digits, tmp_path), SCRIPT, algorithm="sweep-qat")
     with pytest.raises(KeyboardInterrupt):
         session.execute()
@@ -323,7 +330,13 @@ def test_slow_layers_are_quantised_where_that_costs_the_network_nothing(
     clock.slow = {"fc": 9.0}
     _, state = play(quantise_settings(digits, tmp_path))
     assert [row["float_layers"] for row in state["candidates"]] == [[], []]
-    assert state["slow_layers"] == {"layers": ["fc"], "int8_ms": 1.0, "mixed_ms": 1.0, "kept_in_float": False}
+    assert state["slow_layers"] == {
+        "layers": ["fc"],
+        "int8_ms": 1.0,
+        "mixed_ms": 1.0,
+        "faster": 1.0,
+        "kept_in_float": False,
+    }
 
 
 def test_slow_layers_are_quantised_on_request(digits: Path, tmp_path: Path, clock: Clock) -> None:

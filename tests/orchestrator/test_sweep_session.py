@@ -364,6 +364,21 @@ def test_models_are_named_once_they_are_there(digits: Path, runs: Path) -> None:
     assert [cell["path"] for cell in state["cells"]] == [None] * 4
 
 
+def test_a_run_that_is_stopped_while_it_measures_has_an_end(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latencies come after the last trial; the same command measures them again."""
+
+    def stop(*_: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    session = ScriptedSession(sweep_settings(digits, tmp_path), SCRIPT, algorithm="sweep-prune")
+    monkeypatch.setattr(sweep_driver.SweepDriver, "conclude", stop)
+    with pytest.raises(KeyboardInterrupt):
+        session.execute()
+    assert json.loads((session.run.path / "state.json").read_text())["status"] == "interrupted"
+
+
 def test_when_every_cell_failed_the_run_has(
     digits: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

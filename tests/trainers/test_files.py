@@ -115,3 +115,15 @@ def test_the_lock_is_freed_when_its_block_fails(tmp_path: Path) -> None:
 
 def test_nobody_holds_a_lock_that_never_was(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
+
+
+def test_a_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    """safetensors makes files that nobody else can read, which does not suit a shared folder of models."""
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+
+    def write(path: Path) -> None:
+        path.touch(mode=0o600)
+
+    write_atomically(tmp_path / "ours", write)
+    assert (tmp_path / "ours").stat().st_mode == ordinary.stat().st_mode

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from compression.reduction import reduce
-from compression.spec import NetworkSpec
-from configs.schema import ClipSettings, DistillationSettings, Pruning, ReidSettings, TrainSettings
+from compression.spec import NetworkSpec, Quantisation
+from configs.schema import ClipSettings, DistillationSettings, Pruning, QuantiseRecipe, ReidSettings, TrainSettings
 from trainers import trial as trial_module
 from trainers.trial import Trial
 
@@ -36,7 +36,9 @@ OTHER: dict[str, Any] = {
     "weights_sha256": "2" * 64,
     "pruning": Pruning(pruner="agp", sparsity=0.5),
 }
-"""Another value for every field but the name, and but `reid`, which takes the place of `clips`."""
+"""Another value for every field but the name, and but `reid`, which takes the place of `clips`, and `quantise`, which
+needs a network in integers (`test_quantisation.py`)."""
+SPECIAL = ("name", "reid", "quantise")
 REID = dataclasses.replace(TRIAL, clips=None, reid=ReidSettings())
 
 
@@ -49,7 +51,9 @@ def test_the_name_is_not_part_of_the_digest() -> None:
     assert dataclasses.replace(TRIAL, name="other").digest == TRIAL.digest
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Trial) if f.name not in ("name", "reid")])
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(Trial) if f.name not in ("name", "reid", "quantise")]
+)
 def test_every_other_field_is(field: str) -> None:
     assert dataclasses.replace(TRIAL, **{field: OTHER[field]}).digest != TRIAL.digest
 
@@ -103,3 +107,24 @@ def test_a_trial_survives_json(changes: dict[str, Any]) -> None:
 def test_a_trial_of_another_recipe_version_is_refused() -> None:
     with pytest.raises(ValueError, match="recipe version 0, but this code trains version 1"):
         Trial.from_dict({**TRIAL.to_dict(), "recipe_version": 0})
+
+
+QUANTISED = dataclasses.replace(
+    TRIAL,
+    network=TRIAL.network.replace(quantisation=Quantisation(engine="onednn")),
+    quantise=QuantiseRecipe(),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": TrainSettings(epochs=3, warmup_epochs=1, precision="bf16")}, "simulated in fp32"),
+        ({"distillation": DistillationSettings(features="l2")}, "needs maps"),
+        ({"pruning": Pruning(pruner="agp", sparsity=0.5)}, "does not prune"),
+        ({"start": None}, "quantises the network of `start`"),
+    ],
+)
+def test_quantising_that_can_not_work_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(QUANTISED, **changes)

@@ -57,7 +57,7 @@ class Artefact:
         if not isinstance(data, Mapping) or data.keys() != {field.name for field in fields(cls)}:
             raise ValueError(f"it is {data!r}, but needs exactly {', '.join(field.name for field in fields(cls))}")
         file, layers = data["file"], data["float_layers"]
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".."):
             raise ValueError(f"file is {file!r}, but must be the name of a file in this folder")
         if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
             raise ValueError(f"float_layers is {layers!r}, but must be a list of names")

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,7 @@ def require_harmless(content: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _require_known_members(archive.namelist())
             members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist() if _is_small(name)}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"it is no .pt2 archive: {error}") from error
     if members.get("data/sample_inputs/model.pt"):
         raise ValueError("it has example inputs, which are pickled")

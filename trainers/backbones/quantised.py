@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -56,7 +57,8 @@ class GraphNetwork(Network):
 class SimulatedNetwork(GraphNetwork):
     """A network whose rounding to integers is simulated in floating point, so that it can be trained.
 
-    In evaluation mode no range and no batch norm moves; in training mode they do, until they are frozen.
+    In evaluation mode no range and no batch norm moves; in training mode they do, until they are frozen: see
+    `norms_frozen` and the buffer `ranges_frozen`.
 
     Args:
         network: in floating point; copied.
@@ -67,13 +69,17 @@ class SimulatedNetwork(GraphNetwork):
         compression.quantisation.layers.QuantisationError: it can't be quantised like that.
     """
 
+    ranges_frozen: Tensor
+    """Whether ranges don't move any more, in training either; [], bool."""
+
     def __init__(self, network: Network, rule: Quantisation, *, learning: bool) -> None:
         example = empty_input(network.spec).to(network.device)
         graph = prepare(network, example, rule, training=learning)
         super().__init__(network.spec.replace(quantisation=rule), graph)
         self.learning = learning
         self.norms_frozen = not learning
-        self.ranges_frozen = False
+        # in the checkpoint: conversion depends on it, also where no epoch is left to train
+        self.register_buffer("ranges_frozen", torch.tensor(False, device=network.device))
 
     def measure_ranges(self) -> None:
         """Evaluation mode, except that ranges follow what comes by; nothing is rounded yet."""
@@ -86,16 +92,24 @@ class SimulatedNetwork(GraphNetwork):
         learning = mode and self.learning
         set_phase(
             self.graph,
-            observe=learning and not self.ranges_frozen,
+            observe=learning and not bool(self.ranges_frozen),
             simulate=self.learning,
             freeze_norms=not learning or self.norms_frozen,
         )
         return self
 
     def converted(self) -> IntegerNetwork:
-        """The same in integers, on the CPU; this one stays as it is."""
+        """The same in integers, on the CPU; this one stays as it is.
+
+        Raises:
+            compression.quantisation.layers.QuantisationError: it was never fed, or its values are not finite.
+        """
+        assert self.spec.quantisation is not None
         self.eval()
-        return IntegerNetwork(self.spec, convert(self.graph))
+        # weights are packed for the engine of now, and another network may have run in between
+        use_engine(self.spec.quantisation.engine)
+        renew = self.learning and not bool(self.ranges_frozen)
+        return IntegerNetwork(self.spec, convert(self.graph, renew=renew))
 
 
 class IntegerNetwork(GraphNetwork):
@@ -114,7 +128,7 @@ class IntegerNetwork(GraphNetwork):
         """One without values, to be filled by `load_state_dict`; it may be run, to measure its time.
 
         Args:
-            network: the same in floating point.
+            network: the same in floating point; its values don't matter, so it may be on the device `meta`.
             spec: with its quantisation.
         """
         assert spec.quantisation is not None
@@ -140,6 +154,8 @@ class IntegerNetwork(GraphNetwork):
         Raises:
             RuntimeError: names or shapes don't fit, as for any module.
         """
+        assert self.spec.quantisation is not None
+        use_engine(self.spec.quantisation.engine)
         try:
             load_integers(self.graph, state_dict)
         except ValueError as error:

@@ -77,7 +77,7 @@ def test_onnx_of_integers_computes_the_same_integers(exported: Exported, backbon
     clips = tiny.random_clips(network.spec, 5, seed=7)
     expected = outputs(sample.make(backbone, "integers"), clips)
     step = float(expected.max() - expected.min()) / 255
-    assert float((outputs(network, clips) - expected).abs().max()) <= onnx_int8.STEPS * step
+    assert float((outputs(network, clips) - expected).abs().max()) <= 16 * step  # 2 to 4.4 where this was written
 
 
 def test_an_int8_package_computes_the_same_bits(exported: Exported) -> None:
@@ -177,7 +177,7 @@ def test_ranges_need_something_to_be_measured_on(tmp_path: Path) -> None:
     [
         ("onnx", "float", onnx_format, "TOLERANCE"),
         ("torch-export", "float", torch_export, "TOLERANCE"),
-        ("onnx-int8", "integers", onnx_int8, "STEPS"),
+        ("onnx-int8", "integers", onnx_int8, "DIFFERENCE"),
     ],
 )
 def test_a_file_that_computes_something_else_is_not_written(
