@@ -3,7 +3,7 @@
     python -m benchmarks.int8_speed [--networks r2plus1d,slowfast] [--runs 20] [--threads 1] [--isa AVX2]
 
 Random weights, inputs as normalised clips, batch 1; how many times faster is the median over rounds of the ratio within
-a round. `--isa` holds oneDNN's kernels of both to an older instruction set (`ONEDNN_MAX_CPU_ISA`, which has to be in the
+a round. `--isa` holds oneDNN's kernels of both to an older instruction set (`ONEDNN_MAX_CPU_ISA`, which must be in the
 environment before torch is imported, so that this starts itself again).
 Target on one thread: at least 4 times faster and 3.9 times smaller with VNNI, 3 times faster with AVX2.
 """

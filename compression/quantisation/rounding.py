@@ -171,3 +171,17 @@ class MovingRange(Rounding):
         zero_point = (self.quant_min - torch.round(low / scale)).clamp(self.quant_min, self.quant_max)
         # NaN has no integer; the scale carries it on to the loss, where it is noticed
         self.adopt(scale.reshape(1), zero_point.nan_to_num(0.0).int().reshape(1))
+
+
+@torch.no_grad()
+def renew_ranges_of_weights(prepared: nn.Module) -> None:
+    """Measure the weights as the simulation would in evaluation: times γ/σ of the batch norm after them."""
+    layer: Any
+    for layer in prepared.modules():
+        if not hasattr(layer, "weight_fake_quant"):
+            continue
+        weight = layer.weight
+        if norm := getattr(layer, "bn", None):
+            gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
+        layer.weight_fake_quant.observe(weight.float())

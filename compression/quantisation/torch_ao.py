@@ -55,11 +55,12 @@ from compression.quantisation.graph_cleaning import (
     quantisable_layers,
     remove_dropouts,
 )
+from compression.quantisation.initialisation import NoRandomWeights
 from compression.quantisation.integer_graph import integers_of, layer_rows, load_integers
 from compression.quantisation.layers import QuantisationError
 from compression.quantisation.lowering import lower
 from compression.quantisation.noise import layer_noise
-from compression.quantisation.rounding import MovingRange, Rounding, WeightRange
+from compression.quantisation.rounding import MovingRange, Rounding, WeightRange, renew_ranges_of_weights
 from compression.spec import Quantisation
 
 __all__ = [
@@ -120,10 +121,13 @@ class HistogramRounding(Rounding, TorchRounding):
         limits = {"quant_min": self.quant_min, "quant_max": self.quant_max}
         self.histogram = HistogramObserver(dtype=self.dtype, qscheme=self.qscheme, **limits)
         self.waiting = False
+        self.finite = True
 
     def observe(self, tensor: Tensor) -> None:
-        """Count the values."""
-        self.histogram(tensor)
+        """Count the values; after one that can't be counted there is no range any more."""
+        self.finite = self.finite and all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+        if self.finite:
+            self.histogram(tensor)
         self.waiting = True
 
     def rounded(self, tensor: Tensor) -> Tensor:
@@ -139,7 +143,8 @@ class HistogramRounding(Rounding, TorchRounding):
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         """Scale and zero point of what was counted so far."""
         if self.waiting:
-            self.adopt(*self.histogram.calculate_qparams())
+            found = self.histogram.calculate_qparams() if self.finite else (self.scale * torch.nan, self.zero_point)
+            self.adopt(*found)
             self.waiting = False
         return self.scale, self.zero_point
 
@@ -148,10 +153,11 @@ class HistogramRounding(Rounding, TorchRounding):
 def tidied() -> Iterator[None]:
     """Without what torch's quantisation leaves behind.
 
-    It announces that torch will lose it, and that oneDNN likes newer processors; and it remembers the device of every
-    network that it was given, and with that the network, for good.
+    It announces that torch will lose it, and that oneDNN likes newer processors. It remembers the device of every
+    network that it was given, and with that the network, for good. And it makes each layer three times with random
+    weights, which it replaces: that takes time, and random numbers that would be missing elsewhere.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), NoRandomWeights():
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.ao.quantization is deprecated")
         warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated")
@@ -340,20 +346,6 @@ def convert(prepared: GraphModule, *, renew: bool = False) -> GraphModule:
     return consumed(prepared)
 
 
-@torch.no_grad()
-def renew_ranges_of_weights(prepared: GraphModule) -> None:
-    """Measure the weights as the simulation would in evaluation: times γ/σ of the batch norm after them."""
-    layer: Any
-    for layer in prepared.modules():
-        if not hasattr(layer, "weight_fake_quant"):
-            continue
-        weight = layer.weight
-        if norm := getattr(layer, "bn", None):
-            gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
-        layer.weight_fake_quant.observe(weight.float())
-
-
 def consumed(prepared: GraphModule) -> GraphModule:
     """The integers of a prepared network on the CPU, made out of its parts."""
     remove_dropouts(prepared)
@@ -366,26 +358,23 @@ def consumed(prepared: GraphModule) -> GraphModule:
 def skeleton(network: nn.Module, example: Tensor, rule: Quantisation) -> GraphModule:
     """What `convert` makes of a network of this structure, with values that mean nothing yet; see `load_integers`.
 
-    Nothing is computed, and values of the network are not looked at.
-
-    Args:
-        network: in floating point, on any device, `meta` as well; left as it is.
-        example: an input, [clip, …].
-        rule: what is to compute in integers, and with which kernels.
+    Nothing is computed, and values of the network are not looked at: it may be on the device `meta`.
 
     Raises:
         QuantisationError: as `prepare`.
     """
-    # moving ranges hold less than histograms, and the structure is the same
-    prepared = prepare(network, example, rule, training=True).to_empty(device="cpu").eval()
+    use_engine(rule.engine)
+    with torch.device("meta"):
+        bare = copy.deepcopy(network).to("meta")
+        # moving ranges hold less than histograms, and the structure is the same
+        prepared = prepare(bare, example, rule, training=True).to_empty(device="cpu").eval()
     set_phase(prepared, observe=False, simulate=False, freeze_norms=True)
     with torch.no_grad():
         for tensor in itertools.chain(prepared.parameters(), prepared.buffers()):
             tensor.zero_()
         renew_ranges_of_weights(prepared)
     for rounding in roundings_of(prepared):
-        ranges = torch.ones_like(rounding.scale), torch.zeros_like(rounding.zero_point)
-        rounding.adopt(*ranges)
+        rounding.adopt(torch.ones_like(rounding.scale), torch.zeros_like(rounding.zero_point))
     return consumed(prepared)
 
 

@@ -30,8 +30,20 @@ STYLES = {
     "quantise": ("axis-c", "s", "quantised"),
 }
 """Colour of `THEME`, marker, and what is done."""
-PLACES = ((7, 9, "left", "bottom"), (7, -9, "left", "top"), (-7, -9, "right", "top"), (0, 14, "center", "bottom"))
+PLACES = (
+    (7, 9, "left", "bottom"),
+    (7, -9, "left", "top"),
+    (-7, -9, "right", "top"),
+    (-7, 9, "right", "bottom"),
+    (0, 14, "center", "bottom"),
+    (0, -14, "center", "top"),
+    (-14, 0, "right", "center"),
+    (0, 48, "center", "bottom"),
+    (0, -48, "center", "top"),
+)
 """Where a label may stand beside its marker: points to the right and upwards, and how it is aligned; best first."""
+SPARE = 1.15
+"""A page's font may be wider than the one that labels are measured with, by so much."""
 
 
 def is_drawable(state: State) -> bool:
@@ -123,10 +135,10 @@ def _add_labels(axes: Axes, path: list[Row], state: State) -> None:
 
 
 def _settle(label: Annotation, line: NDArray[np.float64], others: list[Bbox], frame: BboxBase) -> Bbox:
-    """Move a label to the best of `PLACES` that is free, else to the first; returns where it is, in pixels."""
-    for right, up, across, along in [*PLACES, PLACES[0]]:
+    """Move a label to the best of `PLACES` that is free, else to the last; returns where it is, in pixels."""
+    for right, up, across, along in PLACES:
         label.set(position=(right, up), horizontalalignment=across, verticalalignment=along)
-        box = label.get_window_extent()
+        box = label.get_window_extent().expanded(SPARE, 1)
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
         hides = ((line > (box.x0, box.y0)) & (line < (box.x1, box.y1))).all(axis=1).any()
         if inside and not hides and not any(box.overlaps(other) for other in others):

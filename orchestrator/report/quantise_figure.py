@@ -63,7 +63,7 @@ def quantise_figure(state: State, *, narrow: bool = False) -> Figure:
 def scale_latency(axes: Axes, narrow: bool) -> None:
     """Latency on a logarithmic axis that falls to the right, with room for labels and ticks that do not collide."""
     scale_axes(axes)
-    axes.margins(x=0.2 if narrow else 0.12)
+    axes.margins(x=0.3 if narrow else 0.2)
     high, low = axes.get_xlim()
     subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 8 else (1.0, 2.0, 5.0)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow and high / low > 15 else subs))

@@ -18,6 +18,7 @@ from compression.spec import NetworkSpec
 from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import RunSettings
+from orchestrator import latency
 from orchestrator.chain import steps as chain_steps
 from orchestrator.session import Session
 from orchestrator.state import State
@@ -182,6 +183,30 @@ def test_the_gate_judges_the_network_in_integers_alone(chained: tuple[ScriptedSe
     slower = integers["latency_ms"] > others[-1]["latency_ms"]
     assert integers["accepted"] is not slower
     assert len(integers["rejected"]) == slower
+
+
+def test_the_networks_that_are_handed_on_are_timed(
+    digits: Path, runs: Path, chained: tuple[ScriptedSession, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the trials, not networks built from their specs, whose zero points would all be 0."""
+    timed: list[dict[str, Path]] = []
+
+    def measure(folders: Mapping[str, Path]) -> dict[str, float]:
+        timed.append(dict(folders))
+        return {digest: float(place) for place, digest in enumerate(folders, 1)}
+
+    for memory in runs.glob("*/latency.json"):
+        memory.unlink()
+    monkeypatch.setattr(latency, "measure_trial_latencies", measure)
+    session, state = play(chain_settings(digits, runs))
+    rows = [state["teacher"], *state["steps"]]
+    assert [row["latency_ms"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
+    assert timed == [{row["trial"]: session.store.trial_folder(row["trial"]) for row in rows}]
+    for row in state["steps"]:
+        handed_on = session.run.path / row["path"] / "model.safetensors"
+        assert handed_on.read_bytes() == (timed[0][row["trial"]] / "model.safetensors").read_bytes()
+    assert rows[-1]["rejected"] == ["33 % slower than its FP32 original"]
+    assert rows[-1]["accepted"] is False
 
 
 def test_a_loss_beyond_the_limit_is_rejected_but_handed_on(digits: Path, runs: Path) -> None:
@@ -389,7 +414,8 @@ def test_a_chain_trained_for_real(digits: Path, tmp_path: Path, monkeypatch: pyt
     flags = {"data.source": "csv", "data.path": digits, "runtime.runs": tmp_path, "runtime.runner": "local"}
     quick = ["network.backbone=r2plus1d", "search.iterations=1", "search.axes=[s]", "quantise.keep_slow=true"]
     fallbacks = ["quantise.max_fallbacks=0", "quantise.calibration=8", "quantise.epochs=2", "train.epochs=2"]
-    settings = load_settings("embedded-chain", [*SECONDS, *quick, *fallbacks], flags)
+    steps = "chain.steps=[{step: pas}, {step: prune}, {step: quantise}]"  # the preset's, but for epochs
+    settings = load_settings("embedded-chain", [*SECONDS, *quick, *fallbacks, steps], flags)
 
     class Quiet(Listener):
         def epoch_finished(self, digest: str, metrics: dict[str, Any]) -> None:

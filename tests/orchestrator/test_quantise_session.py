@@ -284,6 +284,26 @@ def test_a_slower_network_is_rejected_however_accurate(digits: Path, runs: Path,
     assert numbers(session, "qat")["accepted"] is False
 
 
+def test_each_network_is_timed_as_it_was_trained(
+    digits: Path, runs: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have one architecture, but not the same zero points: the one from PTQ is slower than the original here."""
+    timed: list[dict[str, Path]] = []
+
+    def measure(folders: Mapping[str, Path]) -> dict[str, float]:
+        timed.append(dict(folders))
+        return dict(zip(folders, (4.0, 5.0, 1.0), strict=True))
+
+    for memory in runs.glob("*/latency.json"):
+        memory.unlink()
+    monkeypatch.setattr(latency, "measure_trial_latencies", measure)
+    session, state = play(quantise_settings(digits, runs, "quantise.max_drop_points=5"))
+    told = [state["teacher"], *state["candidates"]]
+    assert [row["latency_ms"] for row in told] == [4.0, 5.0, 1.0]
+    assert [row["accepted"] for row in state["candidates"]] == [False, True]
+    assert timed == [{row["trial"]: session.store.trial_folder(row["trial"]) for row in told}]
+
+
 def test_of_equally_accurate_networks_the_faster_is_best(digits: Path, tmp_path: Path, clock: Clock) -> None:
     """With a third seed as good as the second; of a way's networks one is handed on."""
     equal = {"r2plus1d-ptq": Outcome(0.9), "r2plus1d-qat": Outcome(0.88), "r2plus1d-qat-seed1": Outcome(0.9)}

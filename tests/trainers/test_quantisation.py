@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from compression.quantisation.torch_ao import default_engine
+from compression.quantisation.torch_ao import default_engine, layer_noise, use_engine
 from compression.spec import NetworkSpec, Quantisation
 from configs.errors import UserError
 from configs.schema import DistillationSettings, QuantiseRecipe
@@ -215,3 +215,92 @@ def test_results_name_the_package(manifest: Manifest, teacher: str, shared_site:
     (folder / WEIGHTS_FILE).write_bytes(b"damaged")
     assert read_result(folder) is None
     assert not tiny.finish(trial, shared_site).cached
+
+
+def test_the_order_of_calibration_makes_no_difference() -> None:
+    network = tiny.random_network(tiny.SPEC).eval()
+    batches = [size * tiny.random_clips(tiny.SPEC, seed=seed) for seed, size in enumerate((1.0, 1.0, 4.0))]
+    ends = []
+    for order in (batches, batches[::-1]):
+        simulated = SimulatedNetwork(network, RULE, learning=True)
+        calibrate(simulated, order)
+        ends.append({name: value for name, value in simulated.named_buffers() if name.endswith(("min_val", "max_val"))})
+    assert ends[0]
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_is_that_of_the_network_that_was_learnt() -> None:
+    """Not that of the network that training started from, nor with ranges of its own."""
+    network, clips = tiny.random_network(tiny.SPEC).eval(), tiny.random_clips(tiny.SPEC)
+    quantiser = Quantiser(network, RULE, RECIPE, learning=True)
+    calibrate(quantiser.simulated, [clips])
+    before = noise_by_name(quantiser, clips)
+    layer: Any = quantiser.simulated.graph.get_submodule("fc")
+    with torch.no_grad():
+        layer.weight.add_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)))
+    quantiser.simulated.eval()
+    after = noise_by_name(quantiser, clips)
+    assert after == pytest.approx(layer_noise(quantiser.simulated.graph, [clips]))
+    assert abs(after["fc"] - before["fc"]) > 0.1
+    assert not quantiser.simulated.training
+
+
+def noise_by_name(quantiser: Quantiser, clips: torch.Tensor) -> dict[str, float]:
+    layers = quantiser.layers(quantiser.simulated.converted(), [clips])
+    return {layer["name"]: layer["noise_db"] for layer in layers if layer["noise_db"] is not None}
+
+
+def test_a_network_that_gives_nan_is_the_users_error() -> None:
+    network = tiny.random_network(tiny.SPEC).eval()
+    with torch.no_grad():
+        network.get_parameter("fc.weight")[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"^quantise: .*not finite"):
+        quantise_after_training(network, RULE, [tiny.random_clips(tiny.SPEC)])
+
+
+@pytest.mark.parametrize("other", ["x86", "qnnpack"])
+def test_the_engine_of_another_network_makes_no_difference(other: str) -> None:
+    """Weights are packed for whichever engine is in use then; one network may run between the steps of another."""
+    if other not in torch.backends.quantized.supported_engines:
+        pytest.skip(f"this build has no {other}")
+    network, images = tiny.random_network(tiny.REID_SPEC).eval(), tiny.random_clips(tiny.REID_SPEC, number=2)
+    expected = quantise_after_training(network, RULE, [images])
+    simulated = SimulatedNetwork(network, RULE, learning=False)
+    calibrate(simulated, [images])
+    rebuilt = build(expected.spec)
+    try:
+        use_engine(other)
+        assert torch.equal(simulated.converted()(images), expected(images))
+        use_engine(other)
+        rebuilt.load_state_dict(expected.state_dict())
+        assert torch.equal(rebuilt(images), expected(images))
+    finally:
+        use_engine(RULE.engine)
+
+
+def test_ranges_of_weights_are_renewed_until_ranges_are_frozen() -> None:
+    network, clips = tiny.random_network(tiny.SPEC).eval(), tiny.random_clips(tiny.SPEC)
+    quantiser = Quantiser(network, RULE, RECIPE, learning=True)
+    calibrate(quantiser.simulated, [clips])
+    before = quantiser.simulated.converted().state_dict()["fc.weight_scales"]
+    layer: Any = quantiser.simulated.graph.get_submodule("fc")
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    for epoch, factor in ((RECIPE.freeze_ranges_after - 1, 2), (RECIPE.freeze_ranges_after, 1)):
+        quantiser.before_epoch(epoch)
+        scales = quantiser.simulated.converted().state_dict()["fc.weight_scales"]
+        torch.testing.assert_close(scales, factor * before)
+    twin = SimulatedNetwork(network, RULE, learning=True)
+    twin.load_state_dict(quantiser.simulated.state_dict())
+    assert bool(twin.ranges_frozen)
+
+
+def test_a_layer_that_is_named_twice_is_named_once() -> None:
+    assert Quantisation(engine="onednn", float_layers=("b", "a", "b")).float_layers == ("a", "b")
+
+
+def test_building_integers_draws_no_random_numbers() -> None:
+    """Loading a model must not change a training beside it."""
+    before = torch.random.get_rng_state()
+    build(tiny.SPEC.replace(quantisation=RULE))
+    assert torch.equal(torch.random.get_rng_state(), before)

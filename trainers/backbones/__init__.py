@@ -51,8 +51,10 @@ def build(spec: NetworkSpec) -> Network:
     """
     if spec.quantisation is None:
         return backbone(spec).network(spec)
+    with torch.device("meta"):  # only its structure is looked at
+        floating = backbone(spec).network(spec.floating)
     with torch.device("cpu"):
-        return IntegerNetwork.empty(backbone(spec).network(spec.floating), spec)
+        return IntegerNetwork.empty(floating, spec)
 
 
 def backbone(spec: NetworkSpec) -> Backbone:

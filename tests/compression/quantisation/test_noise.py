@@ -67,3 +67,11 @@ def test_mode_and_phase_are_restored() -> None:
     moved = [name for name, value in prepared.state_dict().items() if not torch.equal(value, before[name])]
     assert any(name.endswith("running_mean") for name in moved)
     assert any(name.endswith("scale") for name in moved)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_outputs_that_are_not_finite_are_as_bad_as_can_be(bad: float) -> None:
+    one, broken = [torch.ones(2)], [torch.tensor([1.0, bad])]
+    assert signal_to_noise(one, broken) == -FLOAT_DECIBELS
+    assert signal_to_noise(broken, one) == -FLOAT_DECIBELS
+    assert signal_to_noise(broken, broken) == -FLOAT_DECIBELS

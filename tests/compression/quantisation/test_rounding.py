@@ -138,3 +138,33 @@ def test_state_of_weights_can_be_loaded_before_any_was_seen() -> None:
     twin.load_state_dict(before.state_dict())
     assert torch.equal(twin.scale, before.scale)
     assert bool(twin.measured)
+
+
+def test_batches_of_calibration_count_alike_in_any_order() -> None:
+    """The mean of the ends, (1 + 2 + 9) / 3; when it is trained, the newest counts for little again."""
+    batches = [torch.tensor([-low, high]) for low, high in ((3.0, 1.0), (0.0, 2.0), (0.0, 9.0))]
+    for order in (batches, batches[::-1]):
+        rounding = activations()
+        rounding.enable_fake_quant(False)
+        after(rounding, *order)
+        assert (rounding.min_val.item(), rounding.max_val.item()) == pytest.approx((-1, 4))
+    rounding.enable_fake_quant(True)
+    rounding.enable_observer(True)
+    rounding(torch.tensor([0.0, 104.0]))
+    assert rounding.max_val.item() == pytest.approx(5)
+
+
+def test_calibrating_again_starts_afresh() -> None:
+    rounding = activations()
+    rounding.enable_fake_quant(False)
+    after(rounding, torch.tensor([0.0, 9.0]))
+    rounding.enable_observer(True)
+    after(rounding, torch.tensor([0.0, 1.0]))
+    assert rounding.max_val.item() == 1
+
+
+def test_a_range_of_7_bits_leaves_the_other_half_to_what_is_beyond() -> None:
+    """From 0 to 127 in steps of 1; 200.4 has an integer of 8 bits, 300 has none."""
+    rounding = after(MovingRange(torch.quint8, torch.per_tensor_affine, 0, 127), torch.tensor([0.0, 127.0]))
+    assert rounding.scale.item() == 1
+    assert rounding(torch.tensor([126.6, 200.4, 300.0])).tolist() == [127, 200, 255]

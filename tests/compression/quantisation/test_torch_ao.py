@@ -1,6 +1,9 @@
 """From floating point to integers: simulation and integers agree with what they come from and with each other."""
 
 import copy
+import gc
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,11 +15,13 @@ from compression.quantisation.graph_cleaning import SMALLEST_SCALE
 from compression.quantisation.layers import QuantisationError
 from compression.quantisation.torch_ao import (
     convert,
-    default_engine,
+    integers_of,
     layer_rows,
+    load_integers,
     prepare,
     quantisable_layers,
     set_phase,
+    skeleton,
     use_engine,
 )
 from compression.spec import Quantisation
@@ -302,39 +307,6 @@ def test_a_network_prepared_on_a_gpu_is_converted_for_the_cpu() -> None:
     assert difference <= 2 * last_step(integers)
 
 
-def test_engines() -> None:
-    assert default_engine() in torch.backends.quantized.supported_engines
-    use_engine(ENGINE)
-    assert torch.backends.quantized.engine == ENGINE
-    with pytest.raises(QuantisationError, match=rf"kernels called abacus, but .*{ENGINE}.*; use one of those"):
-        use_engine("abacus")
-    with pytest.raises(QuantisationError, match="abacus"):
-        prepare(Plain(), random_inputs(1, 3, 4, 8, 8), Quantisation(engine="abacus"), training=False)
-
-
-@pytest.mark.parametrize(
-    ("machine", "supported", "engine"),
-    [
-        ("x86_64", ["qnnpack", "none", "onednn", "x86", "fbgemm"], "onednn"),
-        ("AMD64", ["none", "fbgemm"], "fbgemm"),
-        ("aarch64", ["qnnpack", "none", "onednn"], "qnnpack"),
-        ("arm64", ["none", "onednn"], "onednn"),
-    ],
-)
-def test_default_engine_by_processor(
-    machine: str, supported: list[str], engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("compression.quantisation.engines.platform.machine", lambda: machine)
-    monkeypatch.setattr("compression.quantisation.engines.supported_engines", lambda: supported)
-    assert default_engine() == engine
-
-
-def test_no_engine_for_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.quantisation.engines.supported_engines", lambda: [])
-    with pytest.raises(QuantisationError, match=r"no integer kernels called .*, but none"):
-        default_engine()
-
-
 @pytest.mark.parametrize("engine", ["x86", "qnnpack", "fbgemm"])
 def test_other_engines_convert_too(engine: str) -> None:
     if engine not in torch.backends.quantized.supported_engines:
@@ -347,3 +319,75 @@ def test_other_engines_convert_too(engine: str) -> None:
     finally:
         use_engine(ENGINE)
     torch.testing.assert_close(given, rounded, rtol=0, atol=0.05 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["ptq", "qat"])
+def test_nothing_keeps_a_network_that_nobody_uses(training: bool) -> None:
+    """Torch remembers every module whose device it looked up."""
+    network, inputs = seeded(Plain()), random_inputs(2, 3, 4, 8, 8)
+    simulated = measured(network, inputs, training=training)
+    integers = convert(simulated)
+    left = [weakref.ref(one) for one in (simulated, simulated.get_submodule("conv"), integers)]
+    del simulated, integers
+    gc.collect()
+    assert [one() for one in left] == [None, None, None]
+
+
+def test_no_random_numbers_are_used_up() -> None:
+    network, inputs = seeded(Plain()), random_inputs(2, 3, 4, 8, 8)
+    before = torch.random.get_rng_state()
+    convert(measured(network, inputs, training=True))
+    skeleton(network, inputs, RULE)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("float_layers", [(), ("stem", "fc")], ids=["integer", "mixed"])
+def test_a_skeleton_is_what_conversion_makes_but_for_its_values(device: str, float_layers: tuple[str, ...]) -> None:
+    """Nothing is computed for it: the network may have no values at all."""
+    rule = Quantisation(engine=ENGINE, float_layers=float_layers)
+    network, inputs = seeded(Joined()), random_inputs(4, 3, 8, 8)
+    made = convert(measured(network, inputs, rule))
+    bare = skeleton(copy.deepcopy(network).to(device), inputs[:1], rule)
+    assert bare(inputs).isfinite().all()
+    assert [str(node.target) for node in bare.graph.nodes] == [str(node.target) for node in made.graph.nodes]
+    load_integers(bare, integers_of(made))
+    assert torch.equal(bare(inputs), made(inputs))
+
+
+@pytest.mark.skipif("qnnpack" not in torch.backends.quantized.supported_engines, reason="this build has no qnnpack")
+@pytest.mark.parametrize("pool", [nn.MaxPool3d(2), lambda x: nn.functional.max_pool3d(x, 2)], ids=["module", "call"])
+def test_pooling_without_a_kernel_is_refused_before_anything_is_trained(pool: Callable[[Tensor], Tensor]) -> None:
+    class Pooled(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = pool
+
+        def forward(self, clips: Tensor) -> Tensor:
+            out: Tensor = super().forward(self.pool(clips))
+            return out
+
+    network, inputs = seeded(Pooled()), random_inputs(2, 3, 4, 8, 8)
+    prepare(network, inputs, RULE, training=True)
+    with pytest.raises(QuantisationError, match=r"pool.* can't be quantised: qnnpack has no kernel .* onednn or x86"):
+        prepare(network, inputs, Quantisation(engine="qnnpack"), training=True)
+    use_engine(ENGINE)
+
+
+def test_ranges_of_weights_can_be_renewed_at_conversion() -> None:
+    """Weights that doubled in the last step would be cut off at half their size."""
+    network, inputs = seeded(Plain()), random_inputs(4, 3, 4, 8, 8)
+    simulated = measured(network, inputs, training=True)
+    twin = copy.deepcopy(simulated)
+    before = integers_of(convert(simulated))
+    unmoved = integers_of(convert(twin, renew=True))
+    assert all(torch.equal(unmoved[name], value) for name, value in before.items())
+    with torch.no_grad():
+        for name in ("conv", "fc"):
+            twin.get_submodule(name).get_parameter("weight").mul_(2)
+    stale, renewed = (integers_of(convert(twin, renew=renew)) for renew in (False, True))
+    for name in ("conv", "fc"):
+        assert torch.equal(stale[f"{name}.weight_scales"], before[f"{name}.weight_scales"])
+        torch.testing.assert_close(renewed[f"{name}.weight_scales"], 2 * before[f"{name}.weight_scales"])
+        assert torch.equal(renewed[f"{name}.weight"], before[f"{name}.weight"])
+    assert torch.equal(integers_of(convert(simulated))["fc.weight"], before["fc.weight"])
