@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from compression.quantisation.torch_ao import default_engine
-from compression.spec import Quantisation
+from compression.spec import NetworkSpec, Quantisation
 from orchestrator.latency import processor
 from orchestrator.measure.measure import latency_of
 from orchestrator.measure.turns import Conditions, take_turns, thread_count
@@ -45,10 +45,11 @@ CALIBRATION = 2
 """Random inputs on which ranges are measured; clips are normalised, and so have values on both sides of 0 as these."""
 
 
-def random_network(backbone: str) -> Network:
-    """A full-size network in evaluation mode; fresh ones have residual blocks that are zero, these have not."""
+def random_network(backbone: str, spec: NetworkSpec | None = None) -> Network:
+    """A network in evaluation mode, full-size if no spec is given; fresh ones have residual blocks that are zero, these
+    have not."""
     torch.manual_seed(0)
-    network = build(BACKBONES[backbone].presets["full"].replace(**INPUTS[backbone]))
+    network = build(spec or BACKBONES[backbone].presets["full"].replace(**INPUTS[backbone]))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

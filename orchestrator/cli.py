@@ -14,10 +14,10 @@ from rich.markup import escape
 from configs.errors import RunError, UserError
 from configs.loader import json_schema, load_settings, resolved_yaml
 from configs.schema import RunSettings
-from orchestrator import execution
-from orchestrator.export.command import export
-from orchestrator.measure.command import measure
-from orchestrator.options import (
+from orchestrator.commands import execution
+from orchestrator.commands.export import export
+from orchestrator.commands.measure import measure
+from orchestrator.commands.options import (
     AddressOption,
     BackboneOption,
     ConfigOption,
@@ -36,7 +36,7 @@ from orchestrator.options import (
     data_flags,
     settings_from,
 )
-from orchestrator.sweep.commands import sweep_app
+from orchestrator.commands.sweep import sweep_app
 
 app = typer.Typer(
     name="orchestrate",

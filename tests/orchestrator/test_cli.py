@@ -14,8 +14,9 @@ import yaml
 from configs.errors import RunError
 from configs.loader import load_settings
 from configs.schema import ClipSettings, DataSettings, RunSettings
-from orchestrator import __main__, execution
+from orchestrator import __main__
 from orchestrator.cli import run
+from orchestrator.commands import execution
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.backbones import BACKBONES
 from trainers.package import Description

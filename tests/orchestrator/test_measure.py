@@ -14,9 +14,9 @@ from rich.console import Console
 from torch import Tensor
 
 from configs.errors import UserError
+from orchestrator.commands.measure import measure
 from orchestrator.measure import measure as measuring
 from orchestrator.measure import turns
-from orchestrator.measure.command import measure
 from orchestrator.measure.measure import (
     Conditions,
     Measurement,

@@ -14,8 +14,8 @@ import yaml
 from configs.errors import UserError
 from configs.loader import load_settings
 from configs.schema import ClipSettings, DataSettings, DistillationSettings, ReidSettings, RunSettings
-from orchestrator import execution
 from orchestrator.cli import run
+from orchestrator.commands import execution
 from orchestrator.report.sweep import render_sweep, write_sweep_report
 from orchestrator.sweep.sensitivity_file import read_layer_sparsity, sweep_command, write_layer_sparsity
 from orchestrator.validation import data_of

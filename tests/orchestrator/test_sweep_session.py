@@ -17,8 +17,8 @@ from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import DataSettings, RunSettings
 from orchestrator import cli, views
+from orchestrator.commands import sweep as sweep_commands
 from orchestrator.state import State
-from orchestrator.sweep import commands as sweep_commands
 from orchestrator.sweep import driver as sweep_driver
 from orchestrator.sweep.sensitivity_file import read_layer_sparsity
 from tests.orchestrator.scripted import SECONDS, Outcome, ScriptedSession

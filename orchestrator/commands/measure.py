@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from orchestrator.options import JsonOption
+from orchestrator.commands.options import JsonOption
 
 
 def measure(

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import QuantiseSettings
-from orchestrator.options import DataOption, JsonOption, data_flags
+from orchestrator.commands.options import DataOption, JsonOption, data_flags
 from orchestrator.report import METRICS, UNKNOWN, percent
 from orchestrator.report.export_card import lost_points, size, times
 

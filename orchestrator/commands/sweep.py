@@ -11,8 +11,8 @@ from rich.console import Console
 from configs.errors import UserError
 from configs.loader import resolved_yaml
 from configs.schema import RunSettings
-from orchestrator import execution
-from orchestrator.options import (
+from orchestrator.commands import execution
+from orchestrator.commands.options import (
     AddressOption,
     ConfigOption,
     CpusOption,

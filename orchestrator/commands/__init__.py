@@ -1,0 +1,1 @@
+"""The commands that are too large for `cli.py`, and the options that all of them share."""
