@@ -320,8 +320,9 @@ class QuantiseSettings(QuantiseRecipe):
     """Layers that may go back to floating point for the sake of accuracy."""
     epochs: PositiveInt = 6
     """Epochs of quantisation-aware training; the rest of its recipe is `train`'s."""
-    lr_divisor: PositiveFloat = 10.0
-    """`train.lr` is divided by it for quantisation-aware training, which starts from trained weights."""
+    lr_divisor: PositiveFloat = 100.0
+    """`train.lr` is divided by it for quantisation-aware training, which starts from trained weights. At a tenth, small
+    networks fell apart as soon as their batch norms were frozen."""
     keep_slow: bool = False
     """Quantise also layers that were measured to be slower in integers on this machine."""
 

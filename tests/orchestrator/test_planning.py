@@ -150,7 +150,7 @@ def test_a_warm_start_has_a_tenth_of_the_learning_rate() -> None:
     warm, cold = plan.trial(hypothesis(plan)), plan.trial(hypothesis(plan, "c", start=None))
     assert warm.train is not None
     assert cold.train is not None
-    assert warm.train.lr == pytest.approx(0.04)
+    assert warm.train.lr == pytest.approx(0.004)
     assert cold.train == plan.recipe(plan.settings.train)
     assert warm.train.model_copy(update={"lr": 0.4}) == cold.train
     assert warm.start == "parent"
@@ -307,7 +307,7 @@ def test_a_network_is_quantised_in_training_taught_by_itself() -> None:
     assert trial.network == plan.teacher_network.replace(quantisation=RULE)
     assert (trial.name, trial.seed, trial.data, trial.pruning) == ("slowfast-qat", 5, MANIFEST.fingerprint, None)
     assert trial.train is not None
-    assert trial.train.lr == pytest.approx(0.04)
+    assert trial.train.lr == pytest.approx(0.004)
     changed = {name: getattr(plan.settings.train, name) for name in ("lr", "epochs", "warmup_epochs")}
     assert trial.train.model_copy(update=changed) == plan.recipe(plan.settings.train)
 

@@ -200,7 +200,7 @@ def test_recipe_is_told_in_words() -> None:
     state = quantise_state()
     told = dict(quantise_recipe(state))
     assert told["engine"] == "onednn"
-    assert told["training"] == "6 epochs from the FP32 weights, learning rate 0.0015"  # 0.015 / 10
+    assert told["training"] == "6 epochs from the FP32 weights, learning rate 0.00015"  # 0.015 / 100
     assert told["batch norms"] == "keep their statistics after 2 epochs"
     assert told["ranges"] == "stay as they are after 3 epochs"
     assert told["distillation"] == "from the FP32 network, weight 1.25, temperature 5"
