@@ -150,7 +150,7 @@ def test_a_warm_start_has_a_tenth_of_the_learning_rate() -> None:
     warm, cold = plan.trial(hypothesis(plan)), plan.trial(hypothesis(plan, "c", start=None))
     assert warm.train is not None
     assert cold.train is not None
-    assert warm.train.lr == pytest.approx(0.004)
+    assert warm.train.lr == pytest.approx(0.04)
     assert cold.train == plan.recipe(plan.settings.train)
     assert warm.train.model_copy(update={"lr": 0.4}) == cold.train
     assert warm.start == "parent"
