@@ -35,7 +35,7 @@ def judge(*, speedup: float | None, drop_points: float | None, max_drop_points: 
     """Reject what is slower than its floating-point original, or loses too much of its accuracy.
 
     Args:
-        speedup: median latency of the original over that of the file, no unit; none: not measured.
+        speedup: how many times as fast the file is as the original, no unit; none: not measured.
         drop_points: accuracy of the original minus that of the file, in points; none: not measured.
         max_drop_points: largest loss allowed, >= 0.
 

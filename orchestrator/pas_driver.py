@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator import state as states
-from orchestrator.driver import Search, TrainDriver
+from orchestrator.driver import Search, TrainDriver, Workshop
 from orchestrator.pas import Hypothesis, Model, PasSearch
 from orchestrator.report import METRICS
 from orchestrator.selection import Selection
@@ -18,17 +18,8 @@ class PasDriver(TrainDriver):
 
     def start(self) -> Search | None:
         """See `Driver`."""
-        session, result = self.session, self.session.teacher_result
-        assert result.accuracy is not None
-        assert result.top5 is not None
-        teacher = Model(
-            network=session.network,
-            cost=session.cost(session.network),
-            trial=result.trial,
-            accuracy=result.accuracy,
-            top5=result.top5,
-        )
-        self.pas = PasSearch(teacher, session.settings.search, session.cost)
+        session = self.session
+        self.pas = PasSearch(teacher_model(session), session.settings.search, session.cost)
         self.search = self.pas
         return self.search
 
@@ -67,3 +58,17 @@ class PasDriver(TrainDriver):
             ],
             "family": states.family_state(self.pas),
         }
+
+
+def teacher_model(session: Workshop) -> Model:
+    """The trained teacher, as searches know networks."""
+    result = session.teacher_result
+    assert result.accuracy is not None
+    assert result.top5 is not None
+    return Model(
+        network=session.network,
+        cost=session.cost(session.network),
+        trial=result.trial,
+        accuracy=result.accuracy,
+        top5=result.top5,
+    )

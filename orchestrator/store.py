@@ -21,6 +21,7 @@ from typing import Any
 
 from configs.errors import UserError
 from trainers.files import exclusive, is_locked, read_json, temporary_beside, write_json
+from trainers.package import WEIGHTS_FILE
 from trainers.results import read_metrics, read_result
 from trainers.site import manifest_file, trial_folder
 from trainers.trial import TrialResult
@@ -69,6 +70,11 @@ class Store:
     def trial_folder(self, digest: str) -> Path:
         """Folder of a trial."""
         return trial_folder(self.root, digest)
+
+    def weights_mb(self, digest: str) -> float | None:
+        """Megabytes (1e6 bytes) of a trial's weights; none before there are any."""
+        weights = self.trial_folder(digest) / WEIGHTS_FILE
+        return weights.stat().st_size / 1e6 if weights.is_file() else None
 
     def manifest_file(self, fingerprint: str) -> Path:
         """File of a data manifest."""

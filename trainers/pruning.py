@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,6 +191,33 @@ class Surgeon:
             fast_order(momentum)
             renew(optimizer, before, dict(joined.named_parameters()), dict(momentum.named_parameters()))
         return True
+
+
+def foreseen(
+    network: Network,
+    pruning: Pruning,
+    seed: int,
+    groups: tuple[ChannelGroup, ...],
+    scores_of: Callable[[], Mapping[str, Tensor] | None],
+) -> Plan:
+    """What a pruner would leave of a network, as cheaply as that can be known.
+
+    In local scope who chooses, and by which weights, decides which filters go, but not how many: any scores do.
+
+    Args:
+        network: unpruned.
+        pruning: how.
+        seed: of a choice by lot.
+        groups: what `groups_of(network)` says.
+        scores_of: importances of its filters, where they matter; none: they are computed.
+
+    Raises:
+        compression.pruning.selection.PruningError: it can't be pruned like that.
+    """
+    if pruning.scope == "local":
+        equal = {group.name: torch.zeros(group.channels) for group in groups}
+        return Surgeon(network, pruning.model_copy(update={"engine": "own"}), seed, groups).plan(network, equal)
+    return Surgeon(network, pruning, seed, groups).plan(network, scores_of())
 
 
 def filters_of(network: Network, layer: str) -> int:

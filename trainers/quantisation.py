@@ -11,7 +11,7 @@ Sources:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,11 @@ def noise_of_layers(network: Network, rule: Quantisation, inputs: Sequence[Tenso
 def first_inputs(inputs: Iterable[Tensor]) -> Tensor:
     """The inputs on which noise is measured, in one batch."""
     return torch.cat(list(itertools.islice(inputs, NOISE_INPUTS)))[:NOISE_INPUTS]
+
+
+def with_reasons(layers: Sequence[dict[str, Any]], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of layers that say why some stayed in floating point, as far as it is known here why that was asked for."""
+    return [{**row, "reason": reasons.get(row["name"], row["reason"])} for row in layers]
 
 
 def write_layers(folder: Path, layers: Sequence[dict[str, Any]]) -> None:

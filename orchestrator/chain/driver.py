@@ -14,7 +14,7 @@ from orchestrator.chain.steps import open_pruning, open_quantising
 from orchestrator.driver import Search, TrainDriver, Workshop
 from orchestrator.latency import conditions, remembered_trial_latencies
 from orchestrator.pas import Hypothesis, Model, PasSearch
-from orchestrator.pas_driver import PasDriver
+from orchestrator.pas_driver import PasDriver, teacher_model
 from orchestrator.report import METRICS
 from trainers.trial import Trial
 
@@ -46,18 +46,9 @@ class ChainDriver(TrainDriver):
 
     def start(self) -> Search | None:
         """See `Driver`."""
-        session, result = self.session, self.session.teacher_result
-        assert result.accuracy is not None
-        assert result.top5 is not None
+        session = self.session
         self.trials[session.teacher.digest] = session.teacher
-        teacher = Model(
-            network=session.network,
-            cost=session.cost(session.network),
-            trial=result.trial,
-            accuracy=result.accuracy,
-            top5=result.top5,
-        )
-        self.chain = Chain(teacher, session.settings.chain.steps, self._open)
+        self.chain = Chain(teacher_model(session), session.settings.chain.steps, self._open)
         self.search = self.chain
         return self.search
 

@@ -25,8 +25,7 @@ from orchestrator.gate import judge
 from orchestrator.models import STEP_FOLDERS
 from orchestrator.pas import Model
 from orchestrator.quantise.search import METHODS
-from trainers.package import WEIGHTS_FILE
-from trainers.quantisation import read_layers
+from trainers.quantisation import read_layers, with_reasons
 from trainers.trial import Trial
 
 NO_TRIAL: dict[str, Any] = {
@@ -65,9 +64,7 @@ class Progress:
 
     def measured(self, digest: str) -> dict[str, float | None]:
         """Latency of a trial's network, once it is known, and the size of its weights, once it has any."""
-        weights = self.session.store.trial_folder(digest) / WEIGHTS_FILE
-        size = weights.stat().st_size / 1e6 if weights.is_file() else None
-        return {"latency_ms": self.latencies.get(digest), "size_mb": size}
+        return {"latency_ms": self.latencies.get(digest), "size_mb": self.session.store.weights_mb(digest)}
 
     def path(self, number: int) -> str | None:
         """Where a step's model goes, within the run; none while it has none of its own."""
@@ -115,7 +112,7 @@ class Progress:
         said: dict[str, Any] = {
             "original": "../" + (paths[-1] if paths else "models/teacher").removeprefix("models/"),
             "engine": rule.engine if rule else None,
-            "layers": [{**row, "reason": reasons.get(row["name"], row["reason"])} for row in rows],
+            "layers": with_reasons(rows, reasons),
             "float_layers": [{"layer": layer, "reason": reason} for layer, reason in reasons.items()],
         }
         if model.trial not in self.latencies:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from compression.cost import Cost
 from compression.pruning.groups import GraphError
@@ -25,7 +23,7 @@ from orchestrator.sweep.cells import Cell, prune_cells
 from orchestrator.sweep.table import LABELS
 from trainers.backbones import Network, build
 from trainers.package import load_package
-from trainers.pruning import Plan, Surgeon, groups_of, known_scores
+from trainers.pruning import Plan, foreseen, groups_of, known_scores
 from trainers.tasks import Metric
 from trainers.trial import Trial, TrialResult
 
@@ -128,7 +126,8 @@ def planned_cell(session: Workshop, step: PruneStep, number: int, network: Netwo
 
     def plan(pruning: Pruning, seed: int) -> Plan:
         try:
-            return plan_pruning(network, pruning, seed, folder)
+            scores = partial(known_scores, folder, network, pruning) if folder else lambda: None
+            return foreseen(network, pruning, seed, groups_of(network), scores)
         except (PruningError, GraphError) as error:
             raise UserError(f"{where}: {error}") from error
 
@@ -141,25 +140,6 @@ def planned_cell(session: Workshop, step: PruneStep, number: int, network: Netwo
             "or the layers have too few filters; loosen them, or raise its sparsity"
         )
     return cell
-
-
-def plan_pruning(network: Network, pruning: Pruning, seed: int, folder: Path | None) -> Plan:
-    """What would be left of a network.
-
-    In local scope who chooses, and by which weights, decides which filters go, but not how many: any scores do.
-
-    Raises:
-        PruningError: it can't be pruned like that.
-        GraphError: it can't be traced.
-    """
-    groups = groups_of(network)
-    scores: dict[str, Tensor] | None = None
-    if pruning.scope == "local":
-        pruning = pruning.model_copy(update={"engine": "own"})
-        scores = {group.name: torch.zeros(group.channels) for group in groups}
-    elif folder is not None:
-        scores = known_scores(folder, network, pruning)
-    return Surgeon(network, pruning, seed, groups).plan(network, scores)
 
 
 def pruning_of(prune: PruneSettings, step: PruneStep) -> Pruning:

@@ -13,7 +13,7 @@ from compression.quantisation.torch_ao import default_engine, layer_rows
 from compression.spec import Quantisation
 from orchestrator.gate import within
 from trainers.backbones import IntegerNetwork, Network
-from trainers.quantisation import noise_of_layers, quantise_after_training
+from trainers.quantisation import noise_of_layers, quantise_after_training, with_reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Quantised:
         rows = [
             {**row.to_dict(), "noise_db": noise.get(row.name)} for row in layer_rows(self.network.graph, original, rule)
         ]
-        return [{**row, "reason": reasons.get(row["name"], row["reason"])} for row in rows]
+        return with_reasons(rows, reasons)
 
 
 def quantise_within(

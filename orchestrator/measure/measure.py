@@ -23,7 +23,7 @@ from orchestrator.latency import processor
 from orchestrator.measure.probes.alone import measure_alone
 from orchestrator.measure.probes.end_to_end import source_of, time_end_to_end
 from orchestrator.measure.probes.loading import Device, load_on, require_device
-from orchestrator.measure.turns import Conditions, time_in_turns
+from orchestrator.measure.turns import Conditions, speedup, time_in_turns
 from trainers.artefacts import FORMATS, format_of, size_bytes
 
 __all__ = ["Conditions", "Measurement", "circumstances", "measure_models", "time_in_turns"]
@@ -122,7 +122,7 @@ def latency_of(times: Sequence[float], reference: Sequence[float], batch: int) -
         "median_ms": median,
         "p95_ms": float(np.quantile(times, 0.95)),
         "per_second": 1e3 * batch / median,
-        "speedup": statistics.median(there / here for there, here in zip(reference, times, strict=True)),
+        "speedup": speedup(reference, times),
     }
 
 

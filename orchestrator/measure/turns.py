@@ -8,6 +8,7 @@ Units: milliseconds.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,11 @@ def take_turns(
             which = (round_number + place) % len(calls)
             times[which].append(watches[which](calls[which]))
     return [taken[conditions.warm_up :] for taken in times]
+
+
+def speedup(reference: Sequence[float], times: Sequence[float]) -> float:
+    """How many times as fast something is as a reference that it took turns with: median over rounds of the ratio."""
+    return statistics.median(there / here for there, here in zip(reference, times, strict=True))
 
 
 @contextmanager

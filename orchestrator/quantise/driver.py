@@ -20,8 +20,8 @@ from orchestrator.latency import conditions, remembered_trial_latencies
 from orchestrator.quantise.layer_times import LayerTimes, remembered_layer_times
 from orchestrator.quantise.search import METHODS, Attempt, FloatLayer, QuantiseSearch, points_lost
 from orchestrator.report import METRICS
-from trainers.package import WEIGHTS_FILE, load_package
-from trainers.quantisation import read_layers
+from trainers.package import load_package
+from trainers.quantisation import read_layers, with_reasons
 from trainers.trial import Trial, TrialResult
 
 TEACHER_PATH = "../teacher"
@@ -135,7 +135,10 @@ class QuantiseDriver(TrainDriver):
     def measured(self, network: NetworkSpec) -> dict[str, Any]:
         """See `Driver`; of the network in floating point."""
         teacher = self.session.teacher
-        return {"latency_ms": self.latencies.get(teacher.digest), "size_mb": self._size_mb(teacher)}
+        return {
+            "latency_ms": self.latencies.get(teacher.digest),
+            "size_mb": self.session.store.weights_mb(teacher.digest),
+        }
 
     def found(self) -> dict[str, Any]:
         """See `Driver`. What is exported is known once it is judged: nothing slower is handed on unmarked."""
@@ -182,7 +185,7 @@ class QuantiseDriver(TrainDriver):
             "float_layers": [{"layer": spared.layer, "reason": spared.reason} for spared in attempt.float_layers],
             "drop_points": self._drop(attempt),
             "latency_ms": self._latency_ms(attempt),
-            "size_mb": self._size_mb(trial),
+            "size_mb": self.session.store.weights_mb(trial.digest),
             "accepted": verdict.accepted if verdict else None,
             "rejected": list(verdict.reasons) if verdict else [],
             "best": False,
@@ -198,7 +201,7 @@ class QuantiseDriver(TrainDriver):
         candidate["path"] = f"models/{candidate['method']}"
         reasons = {spared["layer"]: spared["reason"] for spared in candidate["float_layers"]}
         rows = read_layers(self.session.store.trial_folder(candidate["trial"]))
-        candidate["layers"] = [{**row, "reason": reasons.get(row["name"], row["reason"])} for row in rows]
+        candidate["layers"] = with_reasons(rows, reasons)
 
     def _merit(self, candidate: dict[str, Any]) -> tuple[bool, float, float]:
         """What is better compares higher: accepted, then accurate, then fast."""
@@ -224,11 +227,6 @@ class QuantiseDriver(TrainDriver):
         """Points lost against the network in floating point."""
         result = self._result(attempt)
         return points_lost(self.session.teacher_result.accuracy, result.accuracy if result else None)
-
-    def _size_mb(self, trial: Trial) -> float | None:
-        """Megabytes (1e6 bytes) of a trial's weights; none before there are any."""
-        weights = self.session.store.trial_folder(trial.digest) / WEIGHTS_FILE
-        return weights.stat().st_size / 1e6 if weights.is_file() else None
 
 
 def require_no_features(features: str) -> None:

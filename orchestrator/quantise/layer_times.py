@@ -32,7 +32,7 @@ from compression.quantisation.layers import QuantisationError
 from compression.quantisation.torch_ao import convert, prepare, use_engine
 from compression.spec import Quantisation
 from orchestrator import latency
-from orchestrator.measure.turns import Conditions, take_turns, thread_count, time_in_turns
+from orchestrator.measure.turns import Conditions, speedup, take_turns, thread_count, time_in_turns
 from trainers.backbones import Network, SimulatedNetwork, fast_order, in_fast_order
 from trainers.files import read_json, write_json
 
@@ -147,11 +147,6 @@ def measure(network: Network, layers: Sequence[str], excluded: Sequence[str], en
         return LayerTimes(times)
     every, mixed = time_mixtures(network, layers, ({*excluded}, slow | {*excluded}), engine)
     return LayerTimes(times, statistics.median(every), statistics.median(mixed), speedup(every, mixed))
-
-
-def speedup(reference: Sequence[float], times: Sequence[float]) -> float:
-    """How many times as fast something is as a reference that it took turns with: median over rounds of the ratio."""
-    return statistics.median(there / here for there, here in zip(reference, times, strict=True))
 
 
 def time_mixtures(

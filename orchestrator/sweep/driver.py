@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compression.pruning.groups import ChannelGroup, GraphError
@@ -30,7 +29,7 @@ from orchestrator.sweep.cells import (
 from orchestrator.sweep.table import pareto_front
 from trainers.backbones import Network
 from trainers.package import load_package
-from trainers.pruning import Plan, Surgeon, groups_of, is_gradual, known_scores
+from trainers.pruning import Plan, foreseen, groups_of, is_gradual, known_scores
 from trainers.trial import Trial
 
 
@@ -135,11 +134,7 @@ class SweepDriver(TrainDriver):
         try:
             if self.groups is None:
                 self.groups = groups_of(network)
-            if pruning.scope == "local":  # who chooses, and by which weights, decides which filters go, not how many
-                pruning = pruning.model_copy(update={"engine": "own"})
-                equal = {group.name: torch.zeros(group.channels) for group in self.groups}
-                return Surgeon(network, pruning, seed, self.groups).plan(network, equal)
-            return Surgeon(network, pruning, seed, self.groups).plan(network, self._scores(network, pruning))
+            return foreseen(network, pruning, seed, self.groups, lambda: self._scores(network, pruning))
         except (PruningError, GraphError) as error:
             raise UserError(f"prune: {error}") from error
 

@@ -307,6 +307,15 @@ def test_other_steps_are_another_chain_with_the_same_trials(
         play(chain_settings(digits, store, FLOATING, f"runtime.name={state['run']}"))
 
 
+def test_a_step_that_prunes_may_have_epochs_of_its_own(digits: Path, tmp_path: Path) -> None:
+    """The warm-up takes the same share of them as of `train`'s."""
+    longer = "chain.steps=[{step: prune, pruner: l1, epochs: 8}]"
+    settings = chain_settings(digits, tmp_path, longer, "train.epochs=2", "train.warmup_epochs=0.5")
+    session, state = play(settings)
+    train = read_json(session.store.trial_folder(state["steps"][0]["trial"]) / "result.json")["trial"]["train"]
+    assert (train["epochs"], train["warmup_epochs"]) == (8, 2)
+
+
 def test_a_chain_that_only_prunes_shares_its_trial_with_a_sweep(digits: Path, tmp_path: Path) -> None:
     _, state = play(chain_settings(digits, tmp_path, PRUNE_ALONE))
     assert state["family"] == state["iterations"] == []

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from compression.quantisation.torch_ao import default_engine
+from compression.spec import Quantisation
+from configs.errors import UserError
+from orchestrator import cli
+from orchestrator.evaluate import device_for
 from orchestrator.models import export_models, model_name, remove_stale_models
 from orchestrator.state import State
 from orchestrator.store import RunFolder
 from orchestrator.validation import data_of
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
+from trainers.backbones import BACKBONES, build
 from trainers.files import sha256_of
 from trainers.package import load_package, read_description
 
@@ -153,3 +159,22 @@ def test_a_model_that_something_was_exported_from_is_not_removed(searched: tuple
     remove_stale_models(session.run, {**state, "family": []})
     assert file.is_file()
     assert not (session.run.path / "models/PAS-1").exists()
+
+
+def test_data_that_is_not_there_is_not_made(
+    searched: tuple[ScriptedSession, State], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An embedded set would be written wherever a typing error leads."""
+    session, _ = searched
+    nowhere = tmp_path / "nowhere"
+    assert cli.run(["evaluate", str(session.run.path / "models/PAS-1"), "--data", f"moving-digits:{nowhere}"]) == 2
+    assert "that is no folder here" in " ".join(capsys.readouterr().err.split())
+    assert not nowhere.exists()
+
+
+def test_integers_are_not_sent_to_a_gpu(tmp_path: Path) -> None:
+    spec = BACKBONES["r2plus1d"].presets["tiny"].replace(clip_frames=4, side=16, width=1 / 32, blocks=(1, 1, 1, 1))
+    integers = build(spec.replace(quantisation=Quantisation(engine=default_engine())))
+    assert [device_for(integers, tmp_path, asked) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match="runs on CPUs only"):
+        device_for(integers, tmp_path, "cuda")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from compression.quantisation.layers import QuantisationError
 from compression.quantisation.torch_ao import default_engine, layer_noise, use_engine
 from compression.spec import NetworkSpec, Quantisation
 from configs.errors import UserError
@@ -304,3 +305,25 @@ def test_building_integers_draws_no_random_numbers() -> None:
     before = torch.random.get_rng_state()
     build(tiny.SPEC.replace(quantisation=RULE))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_another_network_than_that_of_the_start_is_refused_before_training(
+    manifest: Manifest, teacher: str, site: Site
+) -> None:
+    network = tiny.SPEC.replace(width=1 / 16, quantisation=RULE)
+    with pytest.raises(UserError, match="is of another"):
+        Training(dataclasses.replace(make_quantised(manifest, teacher), network=network), site, World())
+
+
+def test_values_that_are_not_finite_end_as_a_diverged_trial(
+    manifest: Manifest, teacher: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as an error that would be tried again."""
+
+    def fail(_: SimulatedNetwork) -> IntegerNetwork:
+        raise QuantisationError("fc has a range that is not finite")
+
+    monkeypatch.setattr(SimulatedNetwork, "converted", fail)
+    result = tiny.finish(make_quantised(manifest, teacher, learning=False), site)
+    assert result.status == "diverged"
+    assert "range that is not finite" in (result.reason or "")
