@@ -95,6 +95,8 @@ def initialise(network: nn.Module, last_norms: Iterable[nn.Module]) -> None:
         last_norms: the last batch norm of every residual block; its scale starts at zero, as in the SlowFast recipe
             (Goyal et al., arXiv:1706.02677). Without it tiny SlowFast did not learn the embedded data in 12 epochs.
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return  # there is nothing to draw, but a draw on that device would import torch._dynamo, which takes seconds
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

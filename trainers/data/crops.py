@@ -20,12 +20,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from compression.spec import NetworkSpec
 from configs.schema import ReidSettings
@@ -46,6 +44,19 @@ from trainers.data.occlusion import (
     within,
 )
 from trainers.data.quarantine import Quarantine
+from trainers.framing import normalise_images, resize_pictures
+
+__all__ = [
+    "EvaluationImages",
+    "IdentityBatch",
+    "ImageCache",
+    "decode_image",
+    "decode_mask",
+    "evaluation_batches",
+    "normalise_images",
+    "resized",
+    "train_batches",
+]
 
 BALL_FILL = (0, 0, 0)
 Read = TypeVar("Read")
@@ -223,15 +234,6 @@ def evaluation_batches(
             yield EvaluationImages(read.images, torch.tensor(read.indices))
 
 
-def normalise_images(
-    images: UInt8[Tensor, "image 3 height width"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "image 3 height width"]:
-    """(x/255 − mean) / std per colour, in float32 on the images' own device, channels last."""
-    shift = torch.tensor(mean, device=images.device).view(3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
-    return ((images.float() / 255 - shift) / scale).contiguous(memory_format=torch.channels_last)
-
-
 @dataclass(frozen=True)
 class _Decoded:
     """A training image before anything is done to it."""
@@ -406,10 +408,7 @@ class _EvaluationReader(Dataset[_EvaluationRead]):
 
 def resized(image: UInt8[Tensor, "3 height width"], size: tuple[int, int]) -> UInt8[Tensor, "3 new_height new_width"]:
     """Bicubic with antialiasing; the very same image where it has this size already."""
-    if image.shape[1:] == size:
-        return image
-    out: Tensor = tv.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return out
+    return resize_pictures(image, size, "bicubic")
 
 
 def _read_all(reader: Dataset[Read], batches: int, loader_workers: int) -> Iterable[Read]:

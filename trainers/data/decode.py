@@ -60,10 +60,10 @@ def probe_video(path: Path) -> VideoInfo:
     Raises:
         DecodeError: no video, no frames, or the first one does not decode.
     """
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         fps = float(stream.average_rate or 0)
         frames = len(_packet_times(container, stream))
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         first = next(container.decode(stream), None)
     if frames == 0 or first is None:
         raise DecodeError(path, "has no frames")
@@ -84,10 +84,10 @@ def decode_frames(path: Path, indices: Sequence[int]) -> UInt8[np.ndarray, "fram
         DecodeError: the file is unreadable, ends before the last frame asked for, or changes its frame size.
     """
     wanted = set(indices)
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         frames = _decode_from_keyframe(container, stream, wanted)
     if frames.keys() != wanted:
-        with _open(path) as (container, stream):
+        with open_video(path) as (container, stream):
             frames = _decode_from_start(container, stream, wanted)
     if missing := wanted - frames.keys():
         raise DecodeError(path, f"frame {min(missing)} was asked for, but decoding ends before it")
@@ -97,7 +97,12 @@ def decode_frames(path: Path, indices: Sequence[int]) -> UInt8[np.ndarray, "fram
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its first video stream, to be decoded with one thread.
+
+    Raises:
+        DecodeError: no video, or FFmpeg can't go on, in this block too.
+    """
     try:
         with av.open(str(path), options=CONTAINER_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:

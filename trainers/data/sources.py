@@ -1,6 +1,7 @@
 """How data sets are laid out on disk: one function per layout, which lists videos without opening them.
 
 `csv`: train.csv and val.csv, a line `path label` or `path,label` per video, Kinetics style; classes.txt may name them.
+  Or one file of lines `path label split`, whose split is train or val.
 `ucf101`: classInd.txt, trainlist0N.txt, testlist0N.txt (in ucfTrainTestlist/ or beside the classes' folders).
 `hmdb51`: *_test_splitN.txt (in testTrainMulti_7030_splits/ or beside the classes' folders).
 `folders`: train/<class>/<video> and val/<class>/<video>.
@@ -54,13 +55,17 @@ Source = Callable[[DataSettings], Listing]
 
 
 def list_csv(data: DataSettings) -> Listing:
-    """Kinetics-style lists; labels are class numbers or names.
+    """Kinetics-style lists, or a single one that also says the split; labels are class numbers or names.
 
     Raises:
         UserError: as for every source: something is missing, empty, or labelled with an unknown class.
     """
-    root = _root(data)
-    train, val = (list(_csv_rows(root / name)) for name in ("train.csv", "val.csv"))
+    if data.path is not None and data.path.is_file():
+        file = data.path.absolute()
+        root, (train, val) = file.parent, _split_rows(file)
+    else:
+        root = _root(data)
+        train, val = (list(_csv_rows(root / name)) for name in ("train.csv", "val.csv"))
     names = root / "classes.txt"
     if names.is_file():
         classes = tuple(line for _, line in _lines(names))
@@ -132,7 +137,8 @@ def _root(data: DataSettings) -> Path:
     if data.path is None:
         raise UserError(f"data.path is not set, but data.source {data.source} needs the folder of the data set")
     if not data.path.is_dir():
-        raise UserError(f"data.path is {data.path}, but there is no such folder")
+        wanted = "folder or file" if data.source == "csv" else "folder"
+        raise UserError(f"data.path is {data.path}, but there is no such {wanted}")
     return data.path.absolute()
 
 
@@ -168,6 +174,26 @@ def _csv_rows(file: Path) -> Iterator[_Row]:
     for number, line in _lines(file):
         path, label = _split(file, number, line)
         yield _Row(f"{file}:{number}", _relative(file.parent / path, file.parent), label)
+
+
+def _split_rows(file: Path) -> tuple[list[_Row], list[_Row]]:
+    """Training and validation videos of a list that says the split of each; its first line may be a heading."""
+    rows: dict[str, list[_Row]] = {"train": [], "val": []}
+    lines = _lines(file)
+    for place, (number, line) in enumerate(lines):
+        parts = [part.strip() for part in line.rsplit("," if "," in line else None, maxsplit=2)]
+        if len(parts) < 3 or not all(parts):
+            raise UserError(
+                f"{file}:{number}: is {line!r}, but must have three parts with spaces or commas between them: path, "
+                "label and split"
+            )
+        path, label, split = parts
+        if place == 0 and split == "split":
+            continue
+        if split not in rows:
+            raise UserError(f"{file}:{number}: ends in {split!r}, but its split must be train or val")
+        rows[split].append(_Row(f"{file}:{number}", _relative(file.parent / path, file.parent), label))
+    return rows["train"], rows["val"]
 
 
 def _folder_rows(root: Path, split: str) -> Iterator[_Row]:

@@ -9,18 +9,16 @@ Axes: frame, clip, 3 for red, green, blue, height, width. Units: pixels; values 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
-from compression.spec import NetworkSpec, nearest
+from compression.spec import NetworkSpec
 from configs.errors import UserError
 from configs.schema import ClipSettings
 from trainers.data.sampling import ClipSample
+from trainers.framing import Size, centre_corner, normalise, resize_pictures, short_side_size
 
-Size = tuple[int, int]
-"""Height and width."""
+__all__ = ["Size", "Window", "centre_window", "check_clips", "cut_views", "normalise", "random_window"]
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,8 @@ def random_window(frame: Size, clips: ClipSettings, spec: NetworkSpec, sample: C
 
 def centre_window(frame: Size, clips: ClipSettings, spec: NetworkSpec) -> Window:
     """The centre window of a frame of this size, for one network."""
-    height, width = _resized(frame, clips.resize or spec.side, spec)
-    side = spec.input_side
-    return Window((height, width), side, (height - side) // 2, (width - side) // 2)
+    size, side = _resized(frame, clips.resize or spec.side, spec), spec.input_side
+    return Window(size, side, *centre_corner(size, side))
 
 
 def cut_views(
@@ -110,14 +107,6 @@ def cut_views(
     return tuple(views)
 
 
-def normalise(
-    clips: UInt8[Tensor, "clip 3 frame height width"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "clip 3 frame height width"]:
-    """(x/255 − mean) / std per colour, in float32 on the clips' own device."""
-    shift, scale = (torch.tensor(c, dtype=torch.float32, device=clips.device).view(3, 1, 1, 1) for c in (mean, std))
-    return (clips.float() / 255 - shift) / scale
-
-
 def _short_side(resize: int | Size) -> int:
     return resize if isinstance(resize, int) else min(resize)
 
@@ -126,11 +115,8 @@ def _resized(frame: Size, resize: int | Size, spec: NetworkSpec) -> Size:
     """The frame's size after resizing its short side, or both sides, in pixels of this network."""
     if not isinstance(resize, int):
         return spec.scaled(resize[0]), spec.scaled(resize[1])
-    short = spec.scaled(resize)
-    height, width = (nearest(side * short / min(frame)) for side in frame)
-    return height, width
+    return short_side_size(frame, spec.scaled(resize))
 
 
 def _resize(frames: UInt8[Tensor, "frame 3 height width"], size: Size) -> UInt8[Tensor, "frame 3 new_height new_width"]:
-    """Bilinear with antialiasing; the very same frames where they have this size already."""
-    return frames if frames.shape[-2:] == size else tv.resize(frames, list(size), antialias=True)
+    return resize_pictures(frames, size, "bilinear")

@@ -43,6 +43,36 @@ def test_csv_with_a_list_of_classes(tmp_path: Path) -> None:
     assert found.val == (Labelled("z", 0),)
 
 
+ONE_FILE = "path,label,split\na b.mp4,wave,train\nsub/c.mp4,clap,val\n\nd.mp4, clap ,train\n"
+
+
+@pytest.mark.parametrize("text", [ONE_FILE, ONE_FILE.partition("\n")[2], ONE_FILE.replace(",", " ")])
+def test_csv_in_one_file(tmp_path: Path, text: str) -> None:
+    """With and without a heading, with commas or spaces."""
+    root = write(tmp_path / "set", {"mine.csv": text})
+    found = listing("csv", root / "mine.csv")
+    assert found.root == root
+    assert found.classes == ("clap", "wave")
+    assert found.train == (Labelled("a b.mp4", 1), Labelled("d.mp4", 0))
+    assert found.val == (Labelled("sub/c.mp4", 0),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.mp4 0 train\nb.mp4 0\n", r"mine\.csv:2: is 'b\.mp4 0', but must have three parts"),
+        ("a.mp4 0 train\n\nb.mp4 0 test\n", r"mine\.csv:3: ends in 'test', but its split must be train or val"),
+        ("a.mp4,0,train\npath,label,split\n", r"mine\.csv:2: ends in 'split'"),
+        ("a.mp4 0 train\nb.mp4 1 val\n", r"mine\.csv:2: label is '1'"),
+        ("a.mp4 0 train\n", "lists no validation video"),
+    ],
+)
+def test_faults_of_one_file_are_named_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, {"mine.csv": text})
+    with pytest.raises(UserError, match=message):
+        listing("csv", tmp_path / "mine.csv")
+
+
 UCF101 = {
     "ucfTrainTestlist/classInd.txt": "1 Archery\n2 Biking\n",
     "ucfTrainTestlist/trainlist02.txt": "Archery/v_a.avi 1\nBiking/v_b.avi 2\n",
