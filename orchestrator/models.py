@@ -1,5 +1,5 @@
 """The models that a search hands on, as folders that load without it: a family, the Pareto front of a sweep,
-INT8 networks."""
+INT8 networks, networks fine-tuned on other videos."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.quantise.search import METHODS
+from orchestrator.registry.runs import exported
 from orchestrator.report.card import model_card
 from orchestrator.report.chain_card import step_card
 from orchestrator.report.quantise_card import quantised_card
 from orchestrator.report.sweep_card import cell_card
+from orchestrator.report.transfer_card import transfer_card
 from orchestrator.state import State
 from orchestrator.store import RunFolder, Store
 from trainers.files import copy_file, read_json, sha256_of, write_json, write_text
@@ -29,6 +31,7 @@ NUMBERS = (
     *("pruner", "sparsity", "engine", "seed", "latency_ms"),
     *("method", "fallbacks", "size_mb", "drop_points", "accepted", "rejected", "original"),
     *("step", "title"),
+    *("model", "split"),
 )
 """What it has of a model, as far as its kind of search knows it."""
 
@@ -49,7 +52,7 @@ def remove_stale_models(run: RunFolder, state: State) -> None:
     for folder in (run.path / "models").glob("*"):
         named_by_us = folder.name.startswith("PAS-") or folder.name in cells or holds_cell(folder)
         named_by_us |= "candidates" in state and folder.name in METHODS
-        named_by_us |= holds_step(folder)
+        named_by_us |= holds_step(folder) or holds_transfer(folder)
         if named_by_us and folder.is_dir() and folder.name not in kept and not any(folder.glob(f"{EXPORTS}*")):
             shutil.rmtree(folder)
 
@@ -67,19 +70,15 @@ def holds_step(folder: Path) -> bool:
     return number.isdigit() and "step" in numbers and STEP_FOLDERS.get(numbers["step"]) == kind
 
 
+def holds_transfer(folder: Path) -> bool:
+    """Whether a folder is a fine-tuned network, and where it was exported to; a copy elsewhere is somebody's."""
+    numbers = read_json(folder / METRICS_FILE) or {}
+    return "split" in numbers and numbers.get("model") == folder.name
+
+
 def model_name(cell: str) -> str:
     """Folder of a cell's model: the cell's name without the backbone's, `agp-0.5`."""
     return cell.partition("-")[2]
-
-
-def exported(state: State) -> list[dict[str, Any]]:
-    """The teacher, and what was found so far, each with its folder: the family, the cells on the Pareto front, the best
-    network of each way to quantise, or what each step of a chain left."""
-    teacher = {**state["teacher"], "name": "teacher", "axis": None, "sequence": "", "path": "models/teacher"}
-    kinds = ("cells", "candidates", "steps")
-    chosen = [model for found in kinds for model in state.get(found, []) if model.get("path")]
-    family = [] if "steps" in state else state.get("family", [])  # of a chain, only the last of it, as a step's model
-    return [teacher, *family, *chosen]
 
 
 def export_model(trial: Path, target: Path, model: dict[str, Any], state: State) -> None:
@@ -110,4 +109,6 @@ def card_of(model: dict[str, Any], state: State, record: dict[str, Any]) -> str:
         return cell_card(model, state, record)
     if "method" in model:
         return quantised_card(model, state, record)
+    if "model" in model:
+        return transfer_card(model, state, record)
     return model_card(model, state, record)

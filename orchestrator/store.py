@@ -3,6 +3,7 @@
     runs/
       trials/<digest>/      what a trial left: result.json, network.json, model.safetensors, metrics.jsonl, checkpoints/
       data/<fingerprint>.json   data manifests
+      registry/             what people and measurements say of models: tags/, measurements.json, packages.json
       <run>/                state.json, config.yaml, ledger.jsonl, report.html, models/, trials/ (links)
 
 The trials are the truth. A run's folder can be deleted and comes back, at no cost, with the command that made it.
@@ -26,7 +27,7 @@ from trainers.results import read_metrics, read_result
 from trainers.site import manifest_file, trial_folder
 from trainers.trial import TrialResult
 
-RESERVED = ("trials", "data")
+RESERVED = ("trials", "data", "registry")
 STATE_FILE, LEDGER_FILE, LOCK_FILE = "state.json", "ledger.jsonl", "lock"
 
 
@@ -40,6 +41,11 @@ class Store:
     def data_folder(self) -> Path:
         """Data manifests, and what is remembered of video files."""
         return self.root / "data"
+
+    @property
+    def registry_folder(self) -> Path:
+        """What people and measurements say of models: tags, measurements, packages."""
+        return self.root / "registry"
 
     def prepare(self) -> None:
         """Create the folder.

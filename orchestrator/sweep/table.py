@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.pareto import front
 from orchestrator.report import METRICS, UNKNOWN, Row, State, metric_of, percent, points, share
 
 LABELS = {
@@ -32,6 +33,8 @@ LABELS = {
 """Pruners and controls as people write them, in the order of the source's table."""
 CLOSE_POINTS = 2.0
 """The network to speak of is the cheapest that loses at most so many points against the unpruned one."""
+CHEAP_AND_ACCURATE = (True, False)
+"""Of a cost and an accuracy, less of the first is better and more of the second."""
 UNFINISHED = ("diverged", "failed")
 """Statuses of cells that are over without an accuracy."""
 
@@ -105,7 +108,7 @@ def summarise(cells: Iterable[Row]) -> list[Summary]:
 def pareto_front(rows: Iterable[Row]) -> set[str]:
     """Trials that no other beats: nothing is cheaper and at least as accurate, or as cheap and more accurate.
 
-    Networks that are equal in both stay in together. O(n²), for n in the hundreds.
+    Networks that are equal in both stay in together.
 
     Args:
         rows: cells of a sweep's state, and the unpruned network if it is to take part; controls and what is not
@@ -119,7 +122,8 @@ def pareto_front(rows: Iterable[Row]) -> set[str]:
         for row in rows
         if row.get("control") is None and row["gmacs"] is not None and (value := finished_accuracy(row)) is not None
     ]
-    return {trial for trial, point in placed if not _beaten(point, [rival for _, rival in placed])}
+    unbeaten = front([point for _, point in placed], minimise=CHEAP_AND_ACCURATE)
+    return {trial for (trial, _), kept in zip(placed, unbeaten, strict=True) if kept}
 
 
 def mean_front(summaries: Iterable[Summary], teacher: Row) -> list[Summary]:
@@ -132,8 +136,9 @@ def mean_front(summaries: Iterable[Summary], teacher: Row) -> list[Summary]:
     rivals = [point for _, point in placed]
     if (value := finished_accuracy(teacher)) is not None:
         rivals.append((teacher["gmacs"], value))
-    front = [(row, cost) for row, (cost, mean) in placed if not _beaten((cost, mean), rivals)]
-    return [row for row, _ in sorted(front, key=lambda item: -item[1])]
+    unbeaten = front(rivals, minimise=CHEAP_AND_ACCURATE)[: len(placed)]
+    kept = [(row, cost) for (row, (cost, _)), on_it in zip(placed, unbeaten, strict=True) if on_it]
+    return [row for row, _ in sorted(kept, key=lambda item: -item[1])]
 
 
 def finished_accuracy(row: Row) -> float | None:
@@ -336,13 +341,6 @@ def _summary(cells: Sequence[Row]) -> Summary:
 def _mean(rows: Iterable[Row], key: str) -> float | None:
     known = [row[key] for row in rows if row.get(key) is not None]
     return statistics.fmean(known) if known else None
-
-
-def _beaten(point: tuple[float, float], rivals: Iterable[tuple[float, float]]) -> bool:
-    cost, value = point
-    return any(
-        rival_cost <= cost and rival >= value and (rival_cost < cost or rival > value) for rival_cost, rival in rivals
-    )
 
 
 def _order(pruner: str, control: str | None, sparsity: float) -> tuple[Any, ...]:

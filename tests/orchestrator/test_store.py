@@ -44,7 +44,7 @@ def test_a_trial_without_result_is_unknown(store: Store) -> None:
     assert store.metrics("0" * 16) == []
 
 
-@pytest.mark.parametrize("name", ["trials", "data"])
+@pytest.mark.parametrize("name", ["trials", "data", "registry"])
 def test_the_store_s_own_folders_are_no_runs(store: Store, name: str) -> None:
     with pytest.raises(UserError, match="belongs to the store; choose another --name"):
         store.run(name)
