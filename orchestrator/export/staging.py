@@ -52,11 +52,11 @@ def require_replaceable(target: Path, files: Collection[str]) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise UserError(f"{target} is a file, but a folder is to be written there; move it, or give another with --to")
+        raise UserError(f"{target} is a file, but a folder is to be written there; move it, or give another folder")
     if others := sorted(path.name for path in target.iterdir() if path.name not in files):
         raise UserError(
-            f"{target} holds {others[0]!r}, which is of no export, and would be lost; move it, or give another folder "
-            "with --to"
+            f"{target} holds {others[0]!r}, which was not written by this command, and would be lost; move it, or give "
+            "another folder"
         )
 
 

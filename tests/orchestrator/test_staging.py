@@ -112,7 +112,7 @@ def test_what_is_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "place" / "letters.txt").write_text("dear")
     (tmp_path / "file").write_text("dear")
-    with pytest.raises(UserError, match=r"holds 'letters.txt', which is of no export"):
+    with pytest.raises(UserError, match=r"holds 'letters.txt', which was not written by this command"):
         fill(tmp_path / "place", "new")
     with pytest.raises(UserError, match="is a file, but a folder is to be written"):
         fill(tmp_path / "file", "new")
