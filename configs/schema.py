@@ -9,6 +9,7 @@ Sources:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,7 @@ PrunerName = Literal["l1", "l2", "fpgm", "agp", "l1-iterative", "l2-iterative", 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 """Share of filters removed."""
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Settings(BaseModel):
@@ -68,7 +70,8 @@ class DataSettings(Settings):
     """Videos: Kinetics-style CSV, official UCF101 or HMDB51 splits, a folder per class, or the embedded
     `moving-digits`. Images of identities: a folder as Market-1501's, or the embedded `synthetic-people`."""
     path: Path | None = None
-    """Folder of the data set. The embedded sets are made in the cache folder when this is left out."""
+    """Folder of the data set; of `csv` also a file of lines `path label split`. The embedded sets are made in the cache
+    folder when this is left out."""
     split: Literal[1, 2, 3] = 1
     """Official split of UCF101 and HMDB51."""
     max_quarantined: Probability = 0.02
@@ -385,10 +388,36 @@ class ChainSettings(Settings):
         return self
 
 
+class TransferSettings(Settings):
+    """Fine-tuning networks on another set of videos, as `train` says but for what is said here."""
+
+    models: dict[str, str] = {}
+    """Networks, by what they are called in this run: a tag, a digest, RUN/NAME or a model folder each. The first is
+    what the others are compared with."""
+    splits: tuple[Literal[1, 2, 3], ...] | None = None
+    """Official splits of UCF101 and HMDB51, over which the accuracy is averaged; none: all three."""
+    seeds: tuple[NonNegativeInt, ...] | None = None
+    """Seeds of fine-tuning; none: the run's own."""
+    epochs: PositiveInt | None = None
+    """Epochs of fine-tuning; none: `train.epochs`."""
+    lr_divisor: PositiveFloat = 10.0
+    """`train.lr` is divided by it ([1], sec. 6.2.4)."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> TransferSettings:
+        for name in ("splits", "seeds"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) != len(values)):
+                raise ValueError(f"{name} is {list(values)}, but must name at least one, and each once")
+        if unfit := [name for name in self.models if not re.fullmatch(FOLDER_NAME, name)]:
+            raise ValueError(f"models has the name {unfit[0]!r}, but it must do as a folder's: letters, digits, ._-")
+        return self
+
+
 class RuntimeSettings(Settings):
     """Where and how it runs. Nothing here changes a result, so nothing here enters a digest."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str | None = Field(default=None, pattern=FOLDER_NAME)
     """Name of the run's folder; made from backbone and settings when left out."""
     runs: Path = Path("runs")
     """Folder of all runs and of the trial store."""
@@ -445,5 +474,7 @@ class RunSettings(Settings):
     """Quantising to INT8, in `sweep qat`, `chain` and `export`."""
     chain: ChainSettings = ChainSettings()
     """The steps of `chain`."""
+    transfer: TransferSettings = TransferSettings()
+    """What `transfer` fine-tunes, on which splits."""
     runtime: RuntimeSettings = RuntimeSettings()
     """Where and how it runs."""

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from compression.cost import Cost
 from compression.spec import NetworkSpec
 from configs.schema import RunSettings
-from orchestrator.planning import Planner
+from orchestrator.planning import Planner, read_data, teacher_network
 from orchestrator.store import RunFolder, Store
 from trainers.backbones import Network
-from trainers.tasks import Metric
+from trainers.tasks import DataManifest, Metric
 from trainers.trial import Trial, TrialResult
 
 
@@ -66,6 +66,16 @@ class Driver(Protocol):
     search: Search | None
     independent: bool
     """Whether what the search finds stands although a trial is missing."""
+    needs_teacher: bool
+    """Whether a teacher is trained before the search, or given; else the session's is a trial of the search itself."""
+
+    def begin(self) -> tuple[NetworkSpec, DataManifest]:
+        """The network of the session's teacher, whose classes are not yet those of the data, and the data."""
+        ...
+
+    def teacher_trial(self) -> Trial:
+        """The session's teacher, now that the data is known."""
+        ...
 
     def check(self) -> None:
         """Refuse settings that this search can't use, before anything is trained."""
@@ -104,10 +114,21 @@ class TrainDriver:
     """`orchestrate train`: the teacher alone."""
 
     independent = False
+    needs_teacher = True
 
     def __init__(self, session: Workshop) -> None:
         self.session = session
         self.search: Search | None = None
+
+    def begin(self) -> tuple[NetworkSpec, DataManifest]:
+        """See `Driver`."""
+        session = self.session
+        network = teacher_network(session.settings)
+        return network, read_data(session.settings, network, session.store.data_folder)
+
+    def teacher_trial(self) -> Trial:
+        """See `Driver`."""
+        return self.session.planner.teacher
 
     def check(self) -> None:
         """See `Driver`."""

@@ -13,16 +13,18 @@ EXTENDABLE = {
     "search": ("iterations", "target_gmacs", "max_drop", "control"),
     "sweep": ("pruners", "sparsity", "seeds", "controls", "max_drop"),
     "quantise": ("methods", "seeds", "max_drop_points", "max_fallbacks"),
+    "transfer": ("models", "splits", "seeds"),
 }
 """Settings that may change from one start to the next: they only decide how far the same search goes."""
 
 UNUSED = {
-    "pas": ("prune", "sweep", "quantise", "chain"),
-    "train": ("prune", "sweep", "quantise", "chain"),
-    "sweep-prune": ("search", "quantise", "chain"),
-    "sweep-sensitivity": ("search", "train", "distillation", "quantise", "chain"),
-    "sweep-qat": ("search", "prune", "sweep", "chain"),
-    "chain": ("sweep",),
+    "pas": ("prune", "sweep", "quantise", "chain", "transfer"),
+    "train": ("prune", "sweep", "quantise", "chain", "transfer"),
+    "sweep-prune": ("search", "quantise", "chain", "transfer"),
+    "sweep-sensitivity": ("search", "train", "distillation", "quantise", "chain", "transfer"),
+    "sweep-qat": ("search", "prune", "sweep", "chain", "transfer"),
+    "chain": ("sweep", "transfer"),
+    "transfer": ("network", "teacher", "distillation", "search", "prune", "sweep", "quantise", "chain"),
 }
 """Groups of settings that an algorithm does not look at."""
 
@@ -35,6 +37,9 @@ def identity(settings: RunSettings, algorithm: str) -> dict[str, Any]:
             kept[group].pop(key)
     if algorithm == "sweep-sensitivity":
         kept["sweep"]["pruner"] = settings.sweep.pruners[0]
+    if algorithm == "transfer":
+        kept["transfer"]["base"] = next(iter(settings.transfer.models.values()), None)
+        kept["data"].pop("split")  # those of `transfer.splits`, which may become more
     if kept["network"]["aspect"] is None:
         kept["network"].pop("aspect")  # runs made before images were known keep their name
     for group in (*UNUSED[algorithm], "clips" if settings.network.backbone == "reid" else "reid"):

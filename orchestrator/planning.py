@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 from compression.spec import NetworkSpec, Quantisation
 from configs.errors import UserError
-from configs.schema import Pruning, QuantiseRecipe, RunSettings, TrainSettings
+from configs.schema import ClipSettings, Pruning, QuantiseRecipe, RunSettings, TrainSettings
 from orchestrator.pas import Hypothesis
 from orchestrator.store import Store
 from orchestrator.sweep.cells import RANDOM, SCRATCH, Cell
 from trainers.backbones import BACKBONES, preset
 from trainers.backbones.published import load_weights
 from trainers.checkpoint import save_weights
+from trainers.data.transforms import check_clips
 from trainers.files import sha256_of, write_atomically
 from trainers.package import NETWORK_FILE, WEIGHTS_FILE, build_with, read_description
 from trainers.pruning import is_gradual
-from trainers.tasks import DataManifest
+from trainers.tasks import DataManifest, task_of
 from trainers.trial import Trial
 
 PAPER_CLASSES = 400
@@ -126,6 +127,31 @@ class Planner:
             quantise=self._quantise_recipe(trained=trained),
         )
 
+    def transferred_trial(
+        self, network: NetworkSpec, start: str, *, clips: ClipSettings, seed: int, name: str
+    ) -> Trial:
+        """The trial that fine-tunes a trained network on this data, with a new classifier and from its labels alone.
+
+        Args:
+            network: the network, with the classes that it was trained for.
+            start: digest of the trial that trained it.
+            clips: how its clips are cut.
+            seed: of the fine-tuning.
+            name: for people.
+        """
+        train, transfer = self.recipe(self.settings.train), self.settings.transfer
+        train = for_epochs(train, transfer.epochs or train.epochs)
+        return Trial(
+            name=name,
+            network=network.replace(classes=len(self.manifest.classes)),
+            data=self.manifest.fingerprint,
+            clips=clips,
+            train=train.model_copy(update={"lr": train.lr / transfer.lr_divisor}),
+            seed=seed,
+            start=start,
+            new_classifier=True,
+        )
+
     def _quantising_recipe(self) -> TrainSettings:
         """`train` for fewer epochs, with a small learning rate; in fp32, because values rounded to bf16 are no grid of
         8 bits."""
@@ -190,6 +216,28 @@ def teacher_network(settings: RunSettings) -> NetworkSpec:
             "give the network in floating point that it was made from"
         )
     return spec
+
+
+def read_data(settings: RunSettings, network: NetworkSpec, memory: Path) -> DataManifest:
+    """The data of a run, for a network.
+
+    Args:
+        settings: which data, and how clips are cut.
+        network: what is fed with it; videos shorter than its clips can't be used.
+        memory: folder that remembers looks at files.
+
+    Raises:
+        UserError: data of another kind than the network needs, clips that can't be cut, files that can't be used.
+    """
+    kind = task_of(network)
+    if settings.data.source not in kind.sources:
+        raise UserError(
+            f"data.source is {settings.data.source}, but {network.backbone} needs one of "
+            f"{', '.join(kind.sources)}; say which with --data"
+        )
+    if network.aspect is None:
+        check_clips(settings.clips, network.side)
+    return kind.build_manifest(settings.data, network, memory)
 
 
 def with_classes_of(spec: NetworkSpec, manifest: DataManifest, settings: RunSettings) -> NetworkSpec:

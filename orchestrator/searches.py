@@ -9,6 +9,7 @@ from orchestrator.driver import Driver, TrainDriver, Workshop
 from orchestrator.pas_driver import PasDriver
 from orchestrator.quantise.driver import QuantiseDriver
 from orchestrator.sweep.driver import SensitivityDriver, SweepDriver
+from orchestrator.transfer.driver import TransferDriver
 
 SEARCHES: dict[str, Callable[[Workshop], Driver]] = {
     "train": TrainDriver,
@@ -17,4 +18,5 @@ SEARCHES: dict[str, Callable[[Workshop], Driver]] = {
     "sweep-sensitivity": SensitivityDriver,
     "sweep-qat": QuantiseDriver,
     "chain": ChainDriver,
+    "transfer": TransferDriver,
 }

@@ -28,7 +28,7 @@ from orchestrator.identity import default_name, identity, require_same_identity
 from orchestrator.interruption import stop_if_wished
 from orchestrator.models import export_models, remove_stale_models
 from orchestrator.observer import Observer, TrialRow
-from orchestrator.planning import Planner, place_teacher_weights, teacher_network, with_classes_of
+from orchestrator.planning import Planner, place_teacher_weights, with_classes_of
 from orchestrator.report import METRICS
 from orchestrator.runner import LocalRunner, Runner, refuse_transient, run_stage
 from orchestrator.searches import SEARCHES
@@ -36,7 +36,6 @@ from orchestrator.state import State
 from orchestrator.store import Store
 from orchestrator.views import VIEWS
 from trainers.backbones import Network, build
-from trainers.data.transforms import check_clips
 from trainers.files import write_text
 from trainers.site import Site
 from trainers.tasks import task_of
@@ -71,29 +70,21 @@ class Session:
         require_device(settings)
         self.store.prepare()
         require_same_identity(self.run.read_state(), settings, self.algorithm)
-        network = teacher_network(settings)
+        network, self.manifest = self.driver.begin()
         self.kind = task_of(network)
         self.metric = self.kind.metric
-        if settings.data.source not in self.kind.sources:
-            raise UserError(
-                f"data.source is {settings.data.source}, but {network.backbone} needs one of "
-                f"{', '.join(self.kind.sources)}; say which with --data"
-            )
-        if network.aspect is None:
-            check_clips(settings.clips, network.side)
-        self.manifest = self.kind.build_manifest(settings.data, network, self.store.data_folder)
         self.network = with_classes_of(network, self.manifest, settings)
         self.planner = Planner(settings, self.manifest, self.network)
-        self.teacher = self.planner.teacher
+        self.teacher = self.driver.teacher_trial()
         self.kind.check(self._recipes(), settings.distillation, settings.reid, self.manifest)
-        if settings.teacher.weights:
+        if settings.teacher.weights and self.driver.needs_teacher:
             place_teacher_weights(self.store, self.teacher, settings.teacher.weights)
         self.driver.check()
 
     def _recipes(self) -> dict[str, TrainSettings]:
         """Recipes by which something will be trained, by the names of their settings."""
         settings, recipes = self.settings, {}
-        if settings.teacher.weights is None:
+        if settings.teacher.weights is None and self.driver.needs_teacher:
             recipes["teacher.train"] = settings.teacher.train
         if self.algorithm not in ("train", "sweep-sensitivity"):
             recipes["train"] = settings.train
@@ -127,7 +118,8 @@ class Session:
 
     def _train_all(self, runner: Runner) -> None:
         self._save()
-        self._train_teacher(runner)
+        if self.driver.needs_teacher:
+            self._train_teacher(runner)
         search = self.driver.start()
         while search and (proposed := search.propose()):
             self._save()

@@ -12,7 +12,7 @@ from typing import Any
 
 from compression.cost import Cost
 from compression.spec import NetworkSpec
-from configs.schema import RunSettings
+from configs.schema import DataSettings, RunSettings
 from orchestrator.pas import Hypothesis, Iteration, PasSearch
 from trainers import results
 from trainers.data.identities import IdentityManifest
@@ -100,7 +100,7 @@ def data_state(settings: RunSettings, manifest: DataManifest) -> dict[str, Any]:
     """Which data it was."""
     return {
         "source": settings.data.source,
-        "path": str(manifest.root),
+        "path": str(data_path(settings.data, manifest)),
         "split": settings.data.split,
         "max_quarantined": settings.data.max_quarantined,
         "fingerprint": manifest.fingerprint,
@@ -108,6 +108,11 @@ def data_state(settings: RunSettings, manifest: DataManifest) -> dict[str, Any]:
         "classes": list(manifest.classes),
         "quarantined": [{"path": str(path), "reason": reason} for path, reason in manifest.quarantined],
     }
+
+
+def data_path(data: DataSettings, manifest: DataManifest) -> Path:
+    """What `data.path` is to be to find the same data again: the folder, or the file that lists it."""
+    return data.path.absolute() if data.path is not None and data.path.is_file() else manifest.root
 
 
 def _sizes(manifest: DataManifest) -> dict[str, int]:

@@ -297,11 +297,12 @@ def print_runs(console: Console, states: Sequence[State]) -> None:
 
 
 def _smallest(state: State) -> Row:
-    """The end of a chain or of a search's family, the cheapest cell of a sweep, the chosen INT8 network; dashes where
-    there is none."""
+    """The end of a chain, of a search's family or of one that was fine-tuned, the cheapest cell of a sweep, the chosen
+    INT8 network; dashes where there is none."""
     cells = [cell for cell in state.get("cells", ()) if cell["status"] == "finished" and not cell.get("control")]
     cells.sort(key=lambda cell: cell["gmacs"], reverse=True)
     cells += [candidate for candidate in state.get("candidates", ()) if candidate["best"]]
+    cells += [{**row, "name": row["model"]} for row in state.get("transfers", ()) if row["path"]]
     steps = [step for step in state.get("steps", ()) if step["status"] == "finished"]
     rows: list[Row] = steps or state.get("family") or cells or [{"name": UNKNOWN, "gmacs": None}]
     return rows[-1]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.errors import RunError, UserError
 from configs.schema import DataSettings
+from orchestrator.state import data_path
 from trainers.backbones import Network, fast_order
 from trainers.files import read_json
 from trainers.package import Description
@@ -48,7 +49,7 @@ class Validation:
                 f"--data is {settings.source}, but {folder} is a {description.spec.backbone}, which is evaluated on "
                 f"one of {', '.join(kind.sources)}"
             )
-        if settings.path is not None and not settings.path.is_dir():
+        if settings.path is not None and not settings.path.exists():
             raise UserError(
                 f"the data of {folder} is {settings.path}, but that is no folder here; give --data SOURCE:DIR"
             )
@@ -87,7 +88,7 @@ class Validation:
 
     def record(self) -> dict[str, Any]:
         """What `metrics.json` says of it."""
-        named = {**self.settings.model_dump(mode="json"), "path": str(self.manifest.root)}
+        named = {**self.settings.model_dump(mode="json"), "path": str(data_path(self.settings, self.manifest))}
         return {**named, "fingerprint": self.manifest.fingerprint, "examples": len(self.manifest.val)}
 
 

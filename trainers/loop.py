@@ -27,7 +27,7 @@ from compression.quantisation.layers import QuantisationError
 from compression.spec import NetworkSpec
 from configs.errors import UserError
 from configs.schema import TrainSettings
-from trainers.backbones import IntegerNetwork, Network, build, fast_order
+from trainers.backbones import IntegerNetwork, Network, VideoNetwork, build, fast_order
 from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint, tensors_of
 from trainers.distributed import World, join_world
 from trainers.files import exclusive, write_atomically
@@ -136,7 +136,11 @@ class Training:
             return origin
         student = build(trial.network)
         if trial.start is not None:
-            student.load_state_dict(read_weights(self.site.trial_folder(trial.start)))
+            weights = read_weights(self.site.trial_folder(trial.start))
+            if trial.new_classifier:
+                assert isinstance(student, VideoNetwork)
+                weights |= {f"fc.{name}": tensor for name, tensor in student.fc.state_dict().items()}
+            student.load_state_dict(weights)
         elif trial.weights_sha256 is not None:
             student.load_state_dict(read_weights(self.folder))
         return student

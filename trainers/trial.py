@@ -68,6 +68,9 @@ class Trial:
     """What is removed from the network of `start`; `network` is what is then left of it."""
     quantise: QuantiseRecipe | None = None
     """How the network of `start` is quantised; `network.quantisation` says what comes of it."""
+    new_classifier: bool = False
+    """Whether the classifier starts from random weights, and only the rest from those of `start`: for other classes,
+    which may be as many."""
 
     def __post_init__(self) -> None:
         if (self.clips is None) == (self.reid is None):
@@ -78,6 +81,8 @@ class Trial:
             raise ValueError("a trial that quantises says how (`quantise`) and what comes of it (network.quantisation)")
         if self.quantise is not None:
             self._check_quantising()
+        if self.new_classifier and (self.start is None or self.clips is None or self.pruning or self.quantise):
+            raise ValueError("new_classifier replaces that of a floating-point classifier: give `clips`, `start` alone")
 
     def _check_quantising(self) -> None:
         if self.start is None or self.pruning is not None:
@@ -105,6 +110,7 @@ class Trial:
             "start": self.start,
             "weights_sha256": self.weights_sha256,
             **{key: value.model_dump(mode="json") for key, value in added.items() if value is not None},
+            **({"new_classifier": True} if self.new_classifier else {}),
         }
 
     @property

@@ -27,7 +27,7 @@ RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs \\[def
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="moving-digits, csv:DIR, ucf101:DIR, hmdb51:DIR, folders:DIR; for reid synthetic-people, market1501:DIR."
+        help="moving-digits, csv:DIR or csv:FILE, ucf101:DIR, hmdb51:DIR, folders:DIR; reid: synthetic-people, market1501:DIR."
     ),
 ]
 ModelOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,31 @@ from orchestrator.report import Row, State, accuracy, gmacs, metric_of, percent,
 from orchestrator.report.chain_figure import chain_figure, is_drawable
 from orchestrator.report.figure import write_png
 from orchestrator.report.html import RULES
+from orchestrator.report.lineage_figure import Node
 from orchestrator.report.page import KeyFigure, effort, faster_and_smaller, inline, render_page
+from orchestrator.report.run_lineage import run_forest
 from orchestrator.sweep.table import compared, finished_accuracy
 from trainers.files import write_atomically, write_text
 
 
-def write_chain_report(state: State, folder: Path) -> Path:
+def write_chain_report(state: State, folder: Path, origins: Sequence[Node] = ()) -> Path:
     """Write `report.html` and `report.png` into the folder of a run, each at once or not at all.
 
     Args:
         state: a chain, in whatever state it is: running, failed, without any step.
         folder: made where it is missing; an earlier report there is replaced.
+        origins: what its teacher was made of, see `origins_of`.
 
     Returns:
         Path of `report.html`.
     """
     write_atomically(folder / "report.png", lambda path: write_png(chain_figure(state), path))
     page = folder / "report.html"
-    write_text(page, render_chain(state))
+    write_text(page, render_chain(state, origins))
     return page
 
 
-def render_chain(state: State) -> str:
+def render_chain(state: State, origins: Sequence[Node] = ()) -> str:
     """The page as text; equal states give equal pages."""
     pictures = {}
     if is_drawable(state):
@@ -52,6 +56,7 @@ def render_chain(state: State) -> str:
         "limit": in_points(state["max_drop_points"]),
         "axes": {letter: axis.name for letter, axis in AXES.items()},
         "pictures": pictures,
+        "lineage": run_forest(state, origins),
     }
     return render_page("chain.html.j2", state, state["steps"], context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -28,6 +29,8 @@ from orchestrator.report import (
     words,
 )
 from orchestrator.report.figure import THEME, Curves, curves_figure, search_figure, to_svg, write_png
+from orchestrator.report.lineage_figure import Node
+from orchestrator.report.run_lineage import run_forest
 from trainers.files import write_atomically, write_text
 
 RULES = {
@@ -37,24 +40,25 @@ RULES = {
 """The source's two rules of selection, in words."""
 
 
-def write_report(state: State, curves: Curves, folder: Path) -> Path:
+def write_report(state: State, curves: Curves, folder: Path, origins: Sequence[Node] = ()) -> Path:
     """Write `report.html` and `report.png` into the folder of a run, each at once or not at all.
 
     Args:
         state: the search, in whatever state it is: running, failed, without any result.
         curves: its trials' epochs, by digest; may be empty.
         folder: made where it is missing; an earlier report there is replaced.
+        origins: what its teacher was made of, see `origins_of`.
 
     Returns:
         Path of `report.html`.
     """
     write_atomically(folder / "report.png", lambda path: write_png(search_figure(state), path))
     page = folder / "report.html"
-    write_text(page, render(state, curves))
+    write_text(page, render(state, curves, origins))
     return page
 
 
-def render(state: State, curves: Curves) -> str:
+def render(state: State, curves: Curves, origins: Sequence[Node] = ()) -> str:
     """The page as text; equal arguments give equal pages."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -83,6 +87,7 @@ def render(state: State, curves: Curves) -> str:
         comparisons=comparisons(state),
         data_sizes=data_sizes(state["data"]),
         pictures=_pictures(state, curves),
+        lineage=run_forest(state, origins),
         config=yaml.safe_dump(state["config"], sort_keys=False, allow_unicode=True),
         axes={letter: axis.name for letter, axis in AXES.items()},
         rules={rule: text.format(metric=words(state).metric) for rule, text in RULES.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,32 @@ from orchestrator.quantise.table import (
 )
 from orchestrator.report import Row, State, gmacs, percent, words
 from orchestrator.report.figure import write_png
+from orchestrator.report.lineage_figure import Node
 from orchestrator.report.page import KeyFigure, effort, faster_and_smaller, inline, render_page
 from orchestrator.report.quantise_figure import STYLES, is_drawable, quantise_figure
+from orchestrator.report.run_lineage import run_forest
 from orchestrator.sweep.table import compared, finished_accuracy
 from trainers.files import write_atomically, write_text
 
 
-def write_quantise_report(state: State, folder: Path) -> Path:
+def write_quantise_report(state: State, folder: Path, origins: Sequence[Node] = ()) -> Path:
     """Write `report.html` and `report.png` into the folder of a run, each at once or not at all.
 
     Args:
         state: a sweep of quantised networks, in whatever state it is: running, failed, without any result.
         folder: made where it is missing; an earlier report there is replaced.
+        origins: what its teacher was made of, see `origins_of`.
 
     Returns:
         Path of `report.html`.
     """
     write_atomically(folder / "report.png", lambda path: write_png(quantise_figure(state), path))
     page = folder / "report.html"
-    write_text(page, render_quantise(state))
+    write_text(page, render_quantise(state, origins))
     return page
 
 
-def render_quantise(state: State) -> str:
+def render_quantise(state: State, origins: Sequence[Node] = ()) -> str:
     """The page as text; equal states give equal pages."""
     summaries, candidates = summarise(state["candidates"]), state["candidates"]
     pictures = {}
@@ -66,6 +70,7 @@ def render_quantise(state: State) -> str:
         "label_of": label_of,
         "colours": {method: colour for method, (colour, _) in STYLES.items()},
         "pictures": pictures,
+        "lineage": run_forest(state, origins),
     }
     return render_page("quantise.html.j2", state, candidates, context)
 

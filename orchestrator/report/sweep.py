@@ -25,6 +25,8 @@ from orchestrator.report import (
     words,
 )
 from orchestrator.report.figure import THEME, to_svg, write_png
+from orchestrator.report.lineage_figure import Node
+from orchestrator.report.run_lineage import run_forest
 from orchestrator.report.sweep_figure import (
     HEAT,
     HEAT_INVERTED,
@@ -65,12 +67,13 @@ KeyFigure = tuple[str, str, str]
 """A number at the top of the page: name, value, and what it is measured against."""
 
 
-def write_sweep_report(state: State, folder: Path) -> Path:
+def write_sweep_report(state: State, folder: Path, origins: Sequence[Node] = ()) -> Path:
     """Write `report.html` and `report.png` into the folder of a run, each at once or not at all.
 
     Args:
         state: a pruner sweep or a sensitivity analysis, in whatever state it is: running, failed, without any result.
         folder: made where it is missing; an earlier report there is replaced.
+        origins: what its teacher was made of, see `origins_of`.
 
     Returns:
         Path of `report.html`.
@@ -78,16 +81,17 @@ def write_sweep_report(state: State, folder: Path) -> Path:
     picture = sensitivity_picture if is_sensitivity(state) else sweep_figure
     write_atomically(folder / "report.png", lambda path: write_png(picture(state), path))
     page = folder / "report.html"
-    write_text(page, render_sweep(state, folder))
+    write_text(page, render_sweep(state, folder, origins))
     return page
 
 
-def render_sweep(state: State, folder: Path | None = None) -> str:
+def render_sweep(state: State, folder: Path | None = None, origins: Sequence[Node] = ()) -> str:
     """The page as text; equal states give equal pages.
 
     Args:
         state: as for `write_sweep_report`.
         folder: of the run, as the commands on the page are to name it; none: below `runs`.
+        origins: as for `write_sweep_report`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -116,6 +120,7 @@ def render_sweep(state: State, folder: Path | None = None) -> str:
         "notes": notes(state["cells"]),
         "config": yaml.safe_dump(state["config"], sort_keys=False, allow_unicode=True),
         "theme": THEME,
+        "lineage": run_forest(state, origins),
     }
     if is_sensitivity(state):
         return environment.get_template("sensitivity.html.j2").render(common | _of_sensitivity(state, folder))

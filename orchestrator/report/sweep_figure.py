@@ -7,8 +7,7 @@ pruner's iterative variant has its colour, with hollow markers. Bands are ± one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +16,10 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
-from numpy.typing import NDArray
 
 from orchestrator.report import UNKNOWN, Row, State, words
 from orchestrator.report.figure import LEAST_SPAN, PATH, add_legend, ink, new_figure, scale_axes, style_axes
+from orchestrator.report.labels import place_labels
 from orchestrator.sweep.table import (
     Column,
     Summary,
@@ -84,12 +83,12 @@ def sweep_figure(state: State, *, narrow: bool = False) -> Figure:
         scale_axes(axes)
         if narrow:
             axes.margins(x=0.17)  # the label of the last marker needs more of a narrow picture
-        axes.xaxis.set_major_locator(LogLocator(subs=_cost_ticks(*axes.get_xlim(), narrow)))
+        axes.xaxis.set_major_locator(LogLocator(subs=cost_ticks(*axes.get_xlim(), narrow)))
     else:
         _say_nothing(axes, "nothing is measured yet")
     add_legend(figure, _sweep_legend(columns(drawn), front, start), columns=3 if narrow else 9)
     labels = [(f"{row.column.label} {row.sparsity:g}", _point(row)) for row in reversed(front)]
-    _place_labels(axes, labels, start)
+    place_labels(axes, labels, start)
     return figure
 
 
@@ -145,7 +144,7 @@ def _teacher_point(teacher: Row) -> list[_Point]:
     return [] if value is None else [_Point(teacher["gmacs"], 100 * value)]
 
 
-def _cost_ticks(high: float, low: float, narrow: bool) -> tuple[float, ...]:
+def cost_ticks(high: float, low: float, narrow: bool) -> tuple[float, ...]:
     """Multiples of powers of ten that are written at an axis: several, but not so many that they collide."""
     decades = math.log10(high / low)
     if decades < 0.8:
@@ -232,62 +231,6 @@ def _sweep_legend(drawn: Sequence[Column], front: Sequence[Summary], start: Sequ
     if front:
         handles.append(Line2D([], [], **{**_front_line(), **_front_ring(), "markersize": 10}, label="Pareto front"))
     return handles
-
-
-def _place_labels(axes: Axes, labels: Sequence[tuple[str, _Point]], start: Sequence[_Point]) -> None:
-    """Write each label at the first place beside its point where it hides nothing; leave out what has no such place.
-
-    The most pruned come first: they stand apart, and are what a sweep is made for.
-    Sizes are estimates, because a page shows the text in its reader's font.
-    """
-    figure = axes.get_figure(root=True)
-    if figure is None or not labels:
-        return
-    figure.draw_without_rendering()
-    unit = figure.dpi / 72
-    height = 12 * unit
-    frame = axes.get_window_extent()
-    taken = np.concatenate([*_line_pixels(axes), *[axes.transData.transform([point]) for point in start]])
-    boxes: list[tuple[float, float, float, float]] = []
-    for text, point in labels:
-        width = 6.1 * len(text) * unit
-        x, y = axes.transData.transform(point)
-        for right, up in _offsets(width / unit):
-            left, bottom = x + right * unit, y + up * unit
-            box = (left, bottom, left + width, bottom + height)
-            inside = frame.x0 <= box[0] and box[2] <= frame.x1 + 4 * unit and frame.y0 <= box[1] and box[3] <= frame.y1
-            if inside and not _hits(box, taken) and not any(_overlap(box, other) for other in boxes):
-                boxes.append(box)
-                axes.annotate(
-                    text, point, xytext=(right, up), textcoords="offset points", fontsize=10, color=ink("ink"),
-                    va="bottom", zorder=8,
-                )  # fmt: skip
-                break
-
-
-def _offsets(width: float) -> Iterator[tuple[float, float]]:
-    """Where a label's lower left corner may be, in points from its network: best first, and never far away."""
-    yield from ((6, 4), (8, 8), (-width / 2, 9), (5, 14), (-width / 2, 15), (-width / 2, -21))
-
-
-def _line_pixels(axes: Axes) -> list[NDArray[np.float64]]:
-    """Points close together on everything that is drawn as a line, in pixels."""
-    return [
-        np.concatenate([np.linspace(first, last, 60) for first, last in pairwise(pixels)] or [pixels])
-        for line in axes.lines
-        if len(pixels := axes.transData.transform(np.asarray(line.get_xydata())))
-        if line.get_drawstyle() == "default"
-    ]
-
-
-def _hits(box: tuple[float, float, float, float], pixels: NDArray[np.float64]) -> bool:
-    left, bottom, right, top = box
-    inside = (pixels > (left - 1, bottom - 1)) & (pixels < (right + 1, top + 1))
-    return bool(inside.all(axis=1).any())
-
-
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _draw_sensitivity(axes: Axes, state: State) -> None:

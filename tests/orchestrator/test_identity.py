@@ -117,13 +117,21 @@ NOT_LOOKED_AT = {
         *("quantise.methods=[ptq]", "quantise.seeds=[1, 2]", "quantise.max_drop_points=5", "quantise.max_fallbacks=1"),
         *("search.axes=[s]", "prune.round_to=8", "sweep.sparsity=[0.5]", "chain.steps=[{step: pas}]"),
     ],
-    "chain": ["search.iterations=3", "sweep.sparsity=[0.5]", "reid.margin=0.5"],
+    "chain": ["search.iterations=3", "sweep.sparsity=[0.5]", "reid.margin=0.5", "transfer.epochs=3"],
+    "transfer": [
+        *("transfer.splits=[1]", "transfer.seeds=[1, 2]", "data.split=2", "network.width=0.5", "teacher.train.lr=0.2"),
+        *("distillation.weight=2", "search.axes=[s]", "reid.margin=0.5"),
+    ],
 }
 LOOKED_AT = {
     "sweep-prune": ["prune.round_to=8", "prune.exclude=[conv1]", "train.epochs=5", "distillation.weight=2", "seed=1"],
     "sweep-sensitivity": ["sweep.pruners=[l2]", "prune.exclude=[conv1]", "teacher.train.epochs=5", "seed=1"],
     "sweep-qat": ["quantise.exclude=[fc]", "quantise.epochs=2", "train.lr=0.5", "distillation.weight=2", "seed=1"],
     "chain": ["chain.steps=[{step: pas}]", "search.axes=[s]", "prune.round_to=8", "quantise.epochs=2", "train.lr=0.5"],
+    "transfer": [
+        *("transfer.epochs=3", "transfer.lr_divisor=1", "transfer.models={a: other}", "train.lr=0.5", "clips.test=3"),
+        *("data.path=elsewhere", "seed=1"),
+    ],
 }
 
 
@@ -144,6 +152,13 @@ def test_what_determines_cells_is_another_sweep(algorithm: str, override: str) -
         require_same_identity(state_of(algorithm=algorithm), settings(override), algorithm)
 
 
+def test_more_networks_extend_a_transfer_of_the_first() -> None:
+    one, two, other = (
+        settings(f"transfer.models={models}") for models in ("{a: 1a}", "{a: 1a, b: 2b}", "{b: 2b, a: 1a}")
+    )
+    assert default_name(one, "transfer") == default_name(two, "transfer") != default_name(other, "transfer")
+
+
 def test_images_are_not_cut_into_clips() -> None:
     reid = default_name(settings(preset="embedded-reid"), "sweep-prune")
     assert default_name(settings("clips.test=3", preset="embedded-reid"), "sweep-prune") == reid
@@ -153,7 +168,7 @@ def test_images_are_not_cut_into_clips() -> None:
 
 def test_each_algorithm_has_its_own_name() -> None:
     names = {default_name(settings(), algorithm) for algorithm in UNUSED}
-    assert len(names) == len(UNUSED) == 6
+    assert len(names) == len(UNUSED) == 7
     assert default_name(settings(preset="embedded-reid"), "sweep-prune").startswith("reid-sweep-prune-")
 
 

@@ -20,6 +20,7 @@ from compression.reduction import AXES, reduce
 from configs.schema import DistillationSettings
 from tests.trainers import tiny
 from trainers import loop
+from trainers.backbones import build
 from trainers.checkpoint import OPTIMISER
 from trainers.data.clips import Batch, train_batches
 from trainers.data.manifest import Manifest
@@ -198,6 +199,24 @@ def test_a_warm_start_begins_with_the_parent_s_weights(manifest: Manifest, teach
     list(training.epochs())
     parameters = {name: p.detach() for name, p in training.student.named_parameters()}
     torch.testing.assert_close(parameters, {name: parent[name] for name in parameters}, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [len(tiny.CLASSES), 5])
+def test_a_new_classifier_inherits_everything_but_the_classifier(
+    manifest: Manifest, teacher: str, site: Site, classes: int
+) -> None:
+    """Also where there are as many classes as before: they are others. It is what the seed gives a fresh network."""
+    parent = load_file(site.trial_folder(teacher) / WEIGHTS_FILE)
+    network = tiny.SPEC.replace(classes=classes)
+    trial = tiny.make_trial(manifest, network=network, start=teacher, new_classifier=True, seed=3)
+    state = Training(trial, site, World()).student.state_dict()
+    torch.manual_seed(3)
+    fresh = build(network).state_dict()
+    for name, tensor in state.items():
+        wanted = fresh[name] if name in ("fc.weight", "fc.bias") else parent[name]
+        torch.testing.assert_close(tensor, wanted, rtol=0, atol=0)
+    assert state["fc.weight"].shape[0] == classes
+    assert classes != len(tiny.CLASSES) or not torch.equal(state["fc.weight"], parent["fc.weight"])
 
 
 def test_hypotheses_of_all_axes_see_the_same_clips(

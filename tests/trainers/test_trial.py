@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "start": None,
     "weights_sha256": "2" * 64,
     "pruning": Pruning(pruner="agp", sparsity=0.5),
+    "new_classifier": True,
 }
 """Another value for every field but the name, and but `reid`, which takes the place of `clips`, and `quantise`, which
 needs a network in integers (`test_quantisation.py`)."""
@@ -65,7 +66,7 @@ def test_how_identities_are_learnt_is() -> None:
 
 def test_what_trials_could_not_say_at_first_is_said_only_where_it_is_meant() -> None:
     """Digests of trials that use none of it stay what they were."""
-    assert not {"reid", "pruning"} & TRIAL.identity().keys()
+    assert not {"reid", "pruning", "new_classifier"} & TRIAL.identity().keys()
     assert not {"aspect", "kept", "kept_at"} & TRIAL.network.to_dict().keys()
 
 
@@ -78,6 +79,14 @@ def test_a_trial_has_one_task(changes: dict[str, Any]) -> None:
 def test_pruning_starts_from_something() -> None:
     with pytest.raises(ValueError, match="give `start`"):
         dataclasses.replace(TRIAL, start=None, pruning=OTHER["pruning"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"start": None}, {"clips": None, "reid": ReidSettings()}, {"pruning": OTHER["pruning"]}]
+)
+def test_only_a_classifier_that_starts_from_another_gets_a_new_head(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="new_classifier replaces"):
+        dataclasses.replace(TRIAL, new_classifier=True, **changes)
 
 
 def test_another_recipe_version_is_another_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +104,7 @@ def test_another_recipe_version_is_another_trial(monkeypatch: pytest.MonkeyPatch
         {"start": None},
         {"pruning": OTHER["pruning"]},
         {"clips": None, "reid": ReidSettings()},
+        {"new_classifier": True},
     ],
 )
 def test_a_trial_survives_json(changes: dict[str, Any]) -> None:

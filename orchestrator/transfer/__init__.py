@@ -1,0 +1,1 @@
+"""Fine-tuning trained networks on other videos."""
