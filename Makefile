@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo 'Python 3.11, 3.12 or 3.13 is needed: 3.14 has a standard package named "compression", which our folder of that name would meet. Say which to use: make PYTHON=python3.12 …' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,nni]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub,nni]'
 	@touch $@
 
 pas: setup  ## shrink a small SlowFast on a small data set made on the spot (ARGS="--iterations 3" passes through)
@@ -40,12 +40,13 @@ check: lint types test  ## everything that CI runs
 bench: setup  ## wall time of the search against two bare PyTorch processes
 	$(BIN)/python -m benchmarks.search_overhead $(ARGS)
 
-schema: setup  ## write configs/schema.json from configs/schema.py
+schema: setup  ## write configs/schema.json from configs/schema.py, and handoff.schema.json from its manifest.py
 	$(BIN)/orchestrate schema > configs/schema.json.tmp && mv configs/schema.json.tmp configs/schema.json
+	cd orchestrator/handoff && ../../$(BIN)/python -c 'from orchestrator.handoff.manifest import json_schema; print(json_schema(), end="")' > handoff.schema.json.tmp && mv handoff.schema.json.tmp handoff.schema.json
 
 lock:  ## renew constraints.txt from a fresh environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev,nni]'
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev,hub,nni]'
 	{ head -2 constraints.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt.tmp
 	mv constraints.txt.tmp constraints.txt && rm -rf $(VENV)-lock
 

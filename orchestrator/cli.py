@@ -15,8 +15,13 @@ from configs.errors import RunError, UserError
 from configs.loader import json_schema, load_settings, resolved_yaml
 from configs.schema import RunSettings
 from orchestrator.commands import execution
+from orchestrator.commands.best import best
 from orchestrator.commands.export import export
+from orchestrator.commands.features import features
+from orchestrator.commands.gc import gc
+from orchestrator.commands.handoff import handoff, verify
 from orchestrator.commands.measure import measure
+from orchestrator.commands.models import lineage, models, tag
 from orchestrator.commands.options import (
     AddressOption,
     BackboneOption,
@@ -36,7 +41,11 @@ from orchestrator.commands.options import (
     data_flags,
     settings_from,
 )
+from orchestrator.commands.push import push
+from orchestrator.commands.report import report
+from orchestrator.commands.simulate import simulate_search
 from orchestrator.commands.sweep import sweep_app
+from orchestrator.commands.transfer import transfer
 
 app = typer.Typer(
     name="orchestrate",
@@ -237,8 +246,9 @@ def evaluate(
         typer.echo(describe(report))
 
 
-app.command()(measure)
-app.command()(export)
+for command in (measure, export, models, lineage, tag, best, handoff, verify, features, push, transfer, report, gc):
+    app.command()(command)
+app.command("simulate")(simulate_search)
 
 
 @app.command("ls")
@@ -263,17 +273,6 @@ def show(run: RunArgument, runs: RunsOption = None, as_json: JsonOption = False)
         typer.echo(json.dumps(state, indent=1))
     else:
         VIEWS[state["algorithm"]].print_state(Console(), state)
-
-
-@app.command()
-def report(run: RunArgument, runs: RunsOption = None) -> None:
-    """Write a run's report.html and report.png again."""
-    from orchestrator.views import VIEWS
-
-    store = store_at(runs)
-    folder = store.find_run(run)
-    state = folder.require_state()
-    typer.echo(VIEWS[state["algorithm"]].write_report(store, state, folder.path))
 
 
 @data_app.command("make")
