@@ -425,6 +425,8 @@ class RuntimeSettings(Settings):
     """Ray Tune, or one trial after the other in this process."""
     address: str | None = None
     """Address of a running Ray cluster (`auto`, host:port); none: Ray is started in this process."""
+    allow_unauthenticated: bool = False
+    """Join a cluster that obeys whoever reaches it, without a token: only on a network that is closed by other means."""
     cpus_per_trial: PositiveFloat = 1
     """CPUs that a trial asks of Ray; also its number of threads."""
     gpus_per_trial: Annotated[float, Field(ge=0, le=1)] = 0

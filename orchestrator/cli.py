@@ -46,6 +46,7 @@ from orchestrator.commands.report import report
 from orchestrator.commands.simulate import simulate_search
 from orchestrator.commands.sweep import sweep_app
 from orchestrator.commands.transfer import transfer
+from orchestrator.version_floors import require_safe_versions
 
 app = typer.Typer(
     name="orchestrate",
@@ -306,6 +307,7 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     errors = Console(stderr=True, soft_wrap=True)
     try:
+        require_safe_versions()
         app(["--debug", *arguments] if debug else arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

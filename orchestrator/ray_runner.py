@@ -10,9 +10,8 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: a Ray of our own listens on loopback alone
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -33,10 +33,14 @@ from ray.job_config import JobConfig
 
 from configs.errors import RunError, UserError
 from configs.schema import RuntimeSettings
+from orchestrator.failures import Failure, Record
 from orchestrator.observer import Observer
-from orchestrator.runner import guarded
+from orchestrator.ray_access import open_cluster, prepare_own_token, require_free_port
+from orchestrator.ray_failures import cause_of_loss
+from orchestrator.ray_watch import EPOCH, INCIDENT, RESULT, Watch
+from orchestrator.runner import guarded, ignore
 from orchestrator.store import Store
-from trainers.loop import EpochMetrics
+from trainers.incidents import Incident
 from trainers.site import Site
 from trainers.trial import Trial, TrialResult
 
@@ -60,50 +64,46 @@ class TrialActor(tune.Trainable):
         """Take the trial; the work starts with the first step."""
         os.environ.pop("WORLD_SIZE", None)  # a launcher's, around Ray: this trial is one process
         self.trial = Trial.from_dict(config["trial"])
-        self.epochs: Generator[EpochMetrics, None, TrialResult] = guarded(self.trial, Site.from_dict(config["site"]))
+        self.reports = guarded(self.trial, Site.from_dict(config["site"]))
+        self.has_told_where = False
 
     def __repr__(self) -> str:
         return self.trial.name
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; the last step reports the result."""
+        """Train one epoch; the first step only tells where this is (see `ray_watch.py`), the last one the result."""
+        if not self.has_told_where:
+            self.has_told_where = True
+            return {tune.result.DONE: False}
         try:
-            return {"epoch_metrics": next(self.epochs), tune.result.DONE: False}
+            report = next(self.reports)
         except StopIteration as end:
-            return {"trial_result": asdict(end.value), tune.result.DONE: True}
+            return {RESULT: asdict(end.value), tune.result.DONE: True}
+        told = {INCIDENT: report.to_dict()} if isinstance(report, Incident) else {EPOCH: report}
+        return {**told, tune.result.DONE: False}
 
     def cleanup(self) -> None:
         """Release the trial's lock."""
-        self.epochs.close()
-
-
-class _Progress(tune.Callback):
-    """Passes on what trials report."""
-
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks to restore an experiment, which is never done here."""
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """An epoch, or the end of a trial."""
-        if metrics := result.get("epoch_metrics"):
-            self.observer.epoch_finished(Trial.from_dict(trial.config["trial"]).digest, metrics)
-        elif data := result.get("trial_result"):
-            self.observer.trial_finished(TrialResult(**data))
+        self.reports.close()
 
 
 class RayRunner:
     """Trains stages on Ray: a cluster joined on entry (`address`), or one of our own; left on exit."""
 
     def __init__(
-        self, site: Site, runtime: RuntimeSettings, observer: Observer, *, run: str, metadata: dict[str, str]
+        self,
+        site: Site,
+        runtime: RuntimeSettings,
+        observer: Observer,
+        *,
+        run: str,
+        metadata: dict[str, str],
+        failed: Record = ignore,
     ) -> None:
         self.site = site
         self.runtime = runtime
         self.observer = observer
+        self.failed = failed
         self.run = run
         self.metadata = {"job_name": run, **metadata}
         self.store = Store(site.store)
@@ -112,7 +112,7 @@ class RayRunner:
     def __enter__(self) -> Self:
         runtime = self.runtime
         if runtime.address is not None:
-            require_reachable(runtime.address)
+            open_cluster(runtime.address, allow_unauthenticated=runtime.allow_unauthenticated)
             self._connect({"address": runtime.address})
         elif runtime.dashboard:
             require_free_port(runtime.dashboard_port)
@@ -144,6 +144,7 @@ class RayRunner:
 
     def _start(self) -> None:
         """Start Ray in this process, with what one machine needs."""
+        prepare_own_token()
         options = {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
         if self.runtime.dashboard:
             options |= {"dashboard_port": self.runtime.dashboard_port, "dashboard_host": "127.0.0.1"}
@@ -172,11 +173,24 @@ class RayRunner:
                 answers |= self._fit(f"{stage}-{attempt}", left)
             except (RuntimeError, tune.TuneError) as error:
                 log.warning("Ray Tune gave up on stage %s, attempt %d: %s", stage, attempt, error)
+                self._note_abort(error)
                 if attempt == STAGE_ATTEMPTS:
                     raise RunError(
                         f"Ray Tune gave up on stage {stage} {attempt} times; the last time: {error}"
                     ) from error
         return [answers.get(trial.digest) or self._stored(stage, trial) for trial in trials]
+
+    def _note_abort(self, error: Exception) -> None:
+        """Count what ended a whole Tuner; where it is want of memory, its trial goes on with half the micro-batch."""
+        cause = cause_of_loss(str(error))
+        found = self.watch.trial_of(error)
+        if found is None:
+            self.failed(Failure(trial=None, name=None, cause=cause, node=None, at_epoch=None, action="retried"))
+            return
+        trial, epoch, node = found
+        self.failed(
+            Failure(trial=trial.digest, name=trial.name, cause=cause, node=node, at_epoch=epoch, action="retried")
+        )
 
     def _stored(self, stage: str, trial: Trial) -> TrialResult:
         """The result that a trial left although its Tuner didn't say so."""
@@ -186,6 +200,7 @@ class RayRunner:
 
     def _fit(self, name: str, trials: Sequence[Trial]) -> dict[str, TrialResult]:
         """One Tuner over some trials; those that Tune lost for good come back as failed."""
+        self.watch = Watch(self.observer, self.failed)
         tuner = tune.Tuner(
             TrialActor,
             param_space={
@@ -205,7 +220,7 @@ class RayRunner:
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self.runtime.max_failures),
-                callbacks=[_Progress(self.observer)],
+                callbacks=[self.watch],
             ),
         )
         answers = {}
@@ -215,7 +230,12 @@ class RayRunner:
                 trial = Trial.from_dict((outcome.config or {})["trial"])
                 reason = f"lost {self.runtime.max_failures + 1} times: {str(outcome.error).strip().splitlines()[-1]}"
                 answers[trial.digest] = TrialResult(
-                    trial=trial.digest, name=trial.name, status="failed", reason=reason, transient=True
+                    trial=trial.digest,
+                    name=trial.name,
+                    status="failed",
+                    reason=reason,
+                    transient=True,
+                    cause=cause_of_loss(outcome.error),
                 )
                 self.observer.trial_finished(answers[trial.digest])
             elif outcome.metrics and (data := outcome.metrics.get("trial_result")):
@@ -242,43 +262,6 @@ class RayRunner:
 def machine_cpus() -> int:
     """CPUs that an in-process Ray would have."""
     return len(os.sched_getaffinity(0))
-
-
-def require_free_port(port: int) -> None:
-    """Refuse a dashboard port that is taken.
-
-    Raises:
-        UserError: another program listens there.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"runtime.dashboard_port is {port}, but another program listens there; "
-                "choose another with --dashboard-port, or leave --dashboard out"
-            ) from error
-
-
-def require_reachable(address: str, *, timeout_seconds: float = 5.0) -> None:
-    """Refuse a cluster address at which nothing answers, before Ray tries for minutes.
-
-    Raises:
-        UserError: no host:port, or no connection.
-    """
-    if address == "auto":
-        return
-    host, separator, port = address.rpartition(":")
-    if not separator or "/" in host or not port.isdigit():
-        raise UserError(f"runtime.address is {address!r}, but must be `auto` or host:port, like 10.0.0.1:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=timeout_seconds).close()
-    except OSError as error:
-        raise UserError(
-            f"runtime.address is {address!r}, but nothing answers there ({error}). Check host and port "
-            "(`ray status` on the head node prints them), or leave --address out to run in this process"
-        ) from error
 
 
 def _trial_name(trial: Any) -> str:

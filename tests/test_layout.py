@@ -65,28 +65,11 @@ def torch_in_configs(path: Path, node: ast.AST) -> Iterator[str]:
         yield "imports torch"
 
 
-def calls_that_run_data(path: Path, node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "torch", "yaml"):
-        names = {alias.name for alias in node.names} & {"load", "loads"}
-        yield from (f"imports {name} from {node.module}" for name in sorted(names))
-    if not isinstance(node, ast.Call):
-        return
-    function = ast.unparse(node.func)
-    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-    if function in ("pickle.load", "pickle.loads", "yaml.load"):
-        yield f"calls {function}"
-    if function == "torch.load" and keywords.get("weights_only") != "True":
-        yield "calls torch.load without weights_only=True"
-    if keywords.get("shell", "False") != "False":
-        yield "starts a shell"
-
-
 CHECKS: list[Check] = [
     imports_against_the_arrows,
     relative_imports,
     ray_outside_its_files,
     torch_in_configs,
-    calls_that_run_data,
 ]
 
 
@@ -110,21 +93,11 @@ PLANTED = [
     ("configs/x.py", "import torch.nn as nn", "configs/x.py:1 imports torch"),
     ("trainers/x.py", "from .y import z",
      "trainers/x.py:1 imports by a relative path, which hides where it comes from"),
-    ("trainers/x.py", "pickle.load(f)", "trainers/x.py:1 calls pickle.load"),
-    ("trainers/x.py", "import pickle\nx = pickle.loads(b)", "trainers/x.py:2 calls pickle.loads"),
-    ("trainers/x.py", "from pickle import loads", "trainers/x.py:1 imports loads from pickle"),
-    ("trainers/x.py", "from torch import load", "trainers/x.py:1 imports load from torch"),
-    ("trainers/x.py", "torch.load(f)", "trainers/x.py:1 calls torch.load without weights_only=True"),
-    ("trainers/x.py", "torch.load(f, weights_only=False)",
-     "trainers/x.py:1 calls torch.load without weights_only=True"),
-    ("configs/x.py", "yaml.load(f, Loader=yaml.SafeLoader)", "configs/x.py:1 calls yaml.load"),
-    ("orchestrator/x.py", "subprocess.run('ls', shell=True)", "orchestrator/x.py:1 starts a shell"),
 ]  # fmt: skip
 
 ALLOWED = [
     ("orchestrator/ray_runner.py", "import ray\nfrom ray import tune\nimport trainers, compression, configs"),
     ("trainers/x.py", "import torch\nfrom configs.schema import RunSettings\nimport trainers.loop"),
-    ("trainers/x.py", "torch.load(f, weights_only=True)\nyaml.safe_load(f)\nsubprocess.run(['ls'])"),
     ("compression/x.py", "import torch\nfrom compression.spec import NetworkSpec\nimport rayon"),
 ]
 

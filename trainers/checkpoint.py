@@ -89,12 +89,9 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     A checkpoint whose manifest or hashes don't hold is passed over with a warning, and the one before it is used.
     """
     for path in _newest_first(folder):
-        manifest = read_json(path / MANIFEST)
-        if manifest is None or not _is_whole(path, manifest["sha256"]):
-            log.warning("checkpoint %s is damaged and is passed over", path)
-            continue
-        network = manifest.get("network")  # absent in those written before networks could change
-        return Checkpoint(path, Progress(manifest["epoch"], manifest["history"], manifest["seconds"], network))
+        if (progress := _progress(path)) is not None:
+            return Checkpoint(path, progress)
+        log.warning("checkpoint %s is damaged and is passed over", path)
     return None
 
 
@@ -130,5 +127,14 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*"), reverse=True)
 
 
-def _is_whole(checkpoint: Path, hashes: dict[str, str]) -> bool:
-    return all((checkpoint / name).is_file() and sha256_of(checkpoint / name) == sha for name, sha in hashes.items())
+def _progress(checkpoint: Path) -> Progress | None:
+    """What the manifest says; none where it is none, or not of these files."""
+    manifest = read_json(checkpoint / MANIFEST)
+    try:
+        hashes = {name: manifest["sha256"][name] for name in (WEIGHTS, OPTIMISER)}
+        network = manifest.get("network")  # absent in those written before networks could change
+        progress = Progress(manifest["epoch"], manifest["history"], manifest["seconds"], network)
+    except (AttributeError, KeyError, TypeError):
+        return None
+    whole = all((checkpoint / name).is_file() and sha256_of(checkpoint / name) == sha for name, sha in hashes.items())
+    return progress if whole else None

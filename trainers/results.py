@@ -16,7 +16,7 @@ from typing import Any
 
 from trainers.data.quarantine import Quarantine
 from trainers.files import read_json, sha256_of, write_json, write_text
-from trainers.package import WEIGHTS_FILE
+from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.trial import Trial, TrialResult
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ PACKAGES = {"orchestrate": "video-compression-orchestrator"} | {
 """Distribution that each version is of."""
 
 RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
+
+HASHED = {"weights_sha256": WEIGHTS_FILE, "network_sha256": NETWORK_FILE}
+"""Keys of `result.json` with the hash of a file; the second is absent in results written before it was known."""
 
 
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
@@ -41,28 +44,34 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_result(folder: Path, trial: Trial, result: TrialResult, quarantine: Quarantine) -> None:
-    """Write `result.json`: result, trial, versions and the hash of the weights."""
-    weights = folder / WEIGHTS_FILE
+    """Write `result.json`: result, trial, versions and the hashes of the network's files."""
+    kept = trial.keeps_network and result.status == "finished"
     record = {
         "result": dataclasses.asdict(result),
         "trial": trial.to_dict(),
         "versions": versions(),
         "quarantined": [{"path": path, "reason": reason} for path, reason in quarantine.items()],
-        "weights_sha256": sha256_of(weights) if trial.keeps_network and result.status == "finished" else None,
+        **{key: sha256_of(folder / name) if kept else None for key, name in HASHED.items()},
     }
     write_json(folder / RESULT_FILE, record)
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """The result of a trial; None when it has none, or when its weights are missing or not those it was written for."""
+    """The result of a trial; None when it has none, or when its network is missing or not that of the result."""
     record = read_json(folder / RESULT_FILE)
     if record is None:
         return None
-    result = TrialResult(**record["result"])
-    weights, wanted = folder / WEIGHTS_FILE, record["weights_sha256"]
-    if wanted is not None and not (weights.is_file() and sha256_of(weights) == wanted):
-        log.warning("%s does not match its result: the trial is trained again", weights)
+    try:
+        result = TrialResult(**record["result"])
+        hashes = {name: record[key] if name == WEIGHTS_FILE else record.get(key) for key, name in HASHED.items()}
+    except (AttributeError, KeyError, TypeError):
+        log.warning("%s is no result: the trial is trained again", folder / RESULT_FILE)
         return None
+    for name, wanted in hashes.items():
+        file = folder / name
+        if wanted is not None and not (file.is_file() and sha256_of(file) == wanted):
+            log.warning("%s does not match its result: the trial is trained again", file)
+            return None
     return result
 
 

@@ -110,6 +110,19 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "epoch-0002 is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("hashes", [{}, [], None, "", {WEIGHTS: "0"}, {WEIGHTS: None, OPTIMISER: None}])
+def test_a_manifest_without_every_hash_vouches_for_nothing(tmp_path: Path, hashes: Any) -> None:
+    manifest = write(tmp_path, 1, 2)[2] / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": hashes}))
+    assert_restores(tmp_path, 1)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"sha256": {}}', '"whole"'])
+def test_a_manifest_that_says_something_else_is_passed_over(tmp_path: Path, text: str) -> None:
+    (write(tmp_path, 1, 2)[2] / MANIFEST).write_text(text)
+    assert_restores(tmp_path, 1)
+
+
 def test_a_full_disk_leaves_older_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
 

@@ -64,7 +64,7 @@ def test_json_has_no_such_number(tmp_path: Path, value: float) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"half": ', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"", b'{"half": ', b"\xff\xfe", b"[" * 200_000])
 def test_what_is_no_json_reads_as_none(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file.json"
     if content is not None:

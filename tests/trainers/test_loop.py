@@ -28,7 +28,7 @@ from trainers.data.quarantine import Quarantine
 from trainers.distributed import World
 from trainers.files import exclusive, read_json, sha256_of
 from trainers.loop import Training, _Sums, run_trial
-from trainers.package import WEIGHTS_FILE
+from trainers.package import NETWORK_FILE, WEIGHTS_FILE
 from trainers.results import METRICS_FILE, RESULT_FILE, read_metrics, read_result, write_result
 from trainers.site import Site
 from trainers.tasks import classification
@@ -297,6 +297,27 @@ def test_a_result_does_not_count_without_its_weights(
     result = finish_without_training(tiny.make_trial(manifest, name="teacher"), site)
     assert (folder / WEIGHTS_FILE).read_bytes() == content
     assert (result.top1, result.cached) == (before.top1, False)
+
+
+@pytest.mark.parametrize("found", ["{}", "", None])
+def test_a_result_does_not_count_without_its_network(
+    manifest: Manifest, teacher: str, site: Site, found: str | None
+) -> None:
+    """`network.json` says what the outputs mean; without it as it was, the trial is finished again."""
+    file = site.trial_folder(teacher) / NETWORK_FILE
+    content = file.read_text()
+    file.unlink()
+    if found is not None:
+        file.write_text(found)
+    assert read_result(file.parent) is None
+    finish_without_training(tiny.make_trial(manifest, name="teacher"), site)
+    assert file.read_text() == content
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"result": {"trial": "x"}, "weights_sha256": null}', '{"result": 3}'])
+def test_a_record_that_is_no_result_does_not_count(tmp_path: Path, text: str) -> None:
+    (tmp_path / RESULT_FILE).write_text(text)
+    assert read_result(tmp_path) is None
 
 
 def test_a_video_that_does_not_decode_is_in_the_result(manifest: Manifest, site: Site, tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ def reshape(package: Path) -> None:
     save_file({**weights, "fc.weight": weights["fc.weight"][:, :-1].contiguous()}, package / WEIGHTS_FILE)
 
 
+def retype(package: Path) -> None:
+    weights = load_file(package / WEIGHTS_FILE)
+    save_file({**weights, "fc.weight": weights["fc.weight"].half()}, package / WEIGHTS_FILE)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -111,6 +116,7 @@ def reshape(package: Path) -> None:
         (lambda package: (package / WEIGHTS_FILE).unlink(), r"model\.safetensors is missing: copy it beside"),
         (lambda package: (package / WEIGHTS_FILE).write_bytes(b"GIF89a"), r"is no safetensors file.*Export it again"),
         (reshape, r"(?s)weights don't fit .* fc\.weight"),
+        (retype, r"weights don't fit .*: fc\.weight is torch\.float16, but must be torch\.float32"),
     ],
 )
 def test_what_can_not_be_read_is_named(package: Path, damage: Callable[[Path], None], message: str) -> None:

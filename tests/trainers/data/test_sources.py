@@ -46,9 +46,18 @@ def test_csv_with_a_list_of_classes(tmp_path: Path) -> None:
 ONE_FILE = "path,label,split\na b.mp4,wave,train\nsub/c.mp4,clap,val\n\nd.mp4, clap ,train\n"
 
 
-@pytest.mark.parametrize("text", [ONE_FILE, ONE_FILE.partition("\n")[2], ONE_FILE.replace(",", " ")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ONE_FILE,
+        ONE_FILE.partition("\n")[2],
+        ONE_FILE.replace(",", " "),
+        ONE_FILE.replace("path,label,split", "Path, Label, Split").replace("\n", "\r\n"),
+        "\ufeff" + ONE_FILE.partition("\n")[2],
+    ],
+)
 def test_csv_in_one_file(tmp_path: Path, text: str) -> None:
-    """With and without a heading, with commas or spaces."""
+    """With and without a heading, with commas or spaces, and as spreadsheets write it."""
     root = write(tmp_path / "set", {"mine.csv": text})
     found = listing("csv", root / "mine.csv")
     assert found.root == root
