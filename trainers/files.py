@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file, or return None when it is missing or not JSON (a reader trusts only whole files)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # the last: brackets without end
         return None
 
 

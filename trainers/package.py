@@ -133,13 +133,19 @@ def build_with(spec: NetworkSpec, weights: dict[str, Tensor]) -> Network:
     """The network of a spec with given weights.
 
     Raises:
-        UserError: names or shapes don't fit.
+        UserError: names, shapes or types don't fit.
     """
     try:
         with torch.device("meta"):
             network = build(spec)
     except ValueError as error:
         raise UserError(f"a {spec.backbone} of this spec can't be built here: {error}") from error
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    if other := [name for name, tensor in weights.items() if tensor.dtype != types.get(name, tensor.dtype)]:
+        raise UserError(
+            f"the weights don't fit a {spec.backbone} of this spec: {other[0]} is {weights[other[0]].dtype}, but must "
+            f"be {types[other[0]]}"
+        )
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from orchestrator.commands.options import JsonOption
 
 if TYPE_CHECKING:
     from orchestrator.handoff.video import Precomputed
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def features(
@@ -47,7 +47,7 @@ def features(
     model = load(package, stages=[stage] if stage else None, device=device)
     settings = Settings(stage=stage, every=every, pool=pool, dtype="float16" if half else "float32", batch=batch)
     check_settings(model, settings)
-    console, failed = Console(stderr=as_json), 0
+    console, code = Console(stderr=as_json), 0
     made: list[Precomputed] = []
     try:
         with Console(stderr=True).status("reading") as status:
@@ -56,16 +56,16 @@ def features(
                 try:
                     made.append(precompute(model, video, to, settings))
                     print_features(console, video, made[-1])
-                except UserError as error:
-                    failed += 1
+                except (UserError, RunError) as error:
+                    code = max(code, BAD_INPUT if isinstance(error, UserError) else FAILED)
                     console.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. Of this video nothing was written; those before it are whole.")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(json.dumps([one.to_dict() for one in made], indent=1))
-    if failed:
-        raise typer.Exit(BAD_INPUT)
+    if code:
+        raise typer.Exit(code)
 
 
 def require_different_names(videos: Sequence[Path]) -> None:

@@ -104,7 +104,9 @@ def print_verification(console: Console, verification: Verification) -> None:
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style), soft_wrap=True)
+    """A line of what a package says, without what a terminal would take for a command."""
+    shown = "".join(character if character.isprintable() else "�" for character in text)
+    console.print(Text(shown, style), soft_wrap=True)
 
 
 def _measured(found: Handoff) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -29,6 +30,17 @@ def whole_folder(target: Path, *, files: Collection[str]) -> Iterator[Path]:
     """
     target = target.absolute()
     require_replaceable(target, files)
+    with workplace_beside(target) as temporary:
+        yield temporary
+        _put_into_place(temporary, target)
+
+
+@contextmanager
+def workplace_beside(target: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `target`, whose folder is made if need be; it is removed when the block is left.
+
+    What a kill leaves behind is removed by the next call for the same target.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
     temporary = temporary_beside(target)
@@ -36,7 +48,6 @@ def whole_folder(target: Path, *, files: Collection[str]) -> Iterator[Path]:
     holder = _hold(temporary)
     try:
         yield temporary
-        _put_into_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if holder is not None:
@@ -78,7 +89,7 @@ def _put_into_place(temporary: Path, target: Path) -> None:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove temporary folders of this target that no process holds."""
-    for path in target.parent.glob(f".{target.name}.*.tmp"):
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         holder = _hold(path)
         if holder is not None:
             shutil.rmtree(path, ignore_errors=True)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
 from compression.cost import empty_input
 from compression.spec import NetworkSpec
-from orchestrator.handoff.manifest import ClipInput, ImageInput, Output, Resize, Stage
+from configs.errors import UserError
+from orchestrator.handoff.manifest import NETWORK_FILE, ClipInput, Handoff, ImageInput, Output, Resize, Stage
 from trainers.backbones import backbone, build, describe, input_contract
 from trainers.backbones.base import InputContract
 from trainers.package import Description
@@ -96,3 +98,57 @@ def output_of(spec: NetworkSpec) -> Output:
     if backbone(spec).task == "reid":
         return Output(kind="embedding", dimension=dimension, distance="cosine")
     return Output(kind="logits", dimension=dimension)
+
+
+def require_agreement(folder: Path, description: Description, handoff: Handoff) -> None:
+    """See that a contract says of its network what `network.json` says; nothing is computed for it.
+
+    The rate of the frames is the contract's alone.
+
+    Raises:
+        UserError: naming what it says otherwise.
+    """
+    spec = description.spec
+    said = {
+        "network": handoff.network == spec.to_dict(),
+        "backbone": handoff.backbone == spec.backbone,
+        "classes": handoff.classes == description.classes,
+        "input": handoff.input == _input_said_by(description, handoff),
+    }
+    _require_all(folder, said)
+
+
+def require_measurements(folder: Path, spec: NetworkSpec, handoff: Handoff) -> None:
+    """See that a contract has the strides, channels and dimensions that forward passes give.
+
+    Raises:
+        UserError: naming what it says otherwise.
+    """
+    said = {
+        "precision": handoff.precision == ("fp32" if spec.quantisation is None else "int8"),
+        "output": handoff.output == output_of(spec),
+        "stages": handoff.stages == stages_of(spec),
+    }
+    _require_all(folder, said)
+
+
+def _input_said_by(description: Description, handoff: Handoff) -> ClipInput | ImageInput | None:
+    """The input of a description, at the contract's rate; none of one that says of no input how it is made."""
+    rates = [handoff.input.fps] if isinstance(handoff.input, ClipInput) else []
+    if description.spec.aspect is None and description.clips is None:
+        return None
+    try:
+        return input_of(description, rates)
+    except ValueError:  # frames that no clip has
+        return None
+
+
+def _require_all(folder: Path, said: dict[str, bool]) -> None:
+    """Raises:
+    UserError: the contract says something that the network does not.
+    """
+    if wrong := [field for field, agrees in said.items() if not agrees]:
+        raise UserError(
+            f"{folder / NETWORK_FILE} describes another network than the contract does under {', '.join(wrong)}; copy "
+            "the package again"
+        )

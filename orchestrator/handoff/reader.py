@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.errors import UserError
+from orchestrator.handoff.contract import require_agreement
 from orchestrator.handoff.manifest import MANIFEST_FILE, Handoff, ImageInput, Stage
 from orchestrator.handoff.preprocessing import Pictures, preprocess
+from orchestrator.handoff.requirements import require_versions
 from orchestrator.handoff.verify import check_files, parse_manifest, read_manifest
 from trainers.backbones import Network, fast_order
-from trainers.package import load_package
+from trainers.package import load_package, read_description
 
 PACKAGE = "package"
 """Name of the weights that every package has, among its exports."""
@@ -135,13 +137,16 @@ def load(
         check: compare the hash of every file with the contract first.
 
     Raises:
-        UserError: no package, a damaged one or of a newer version, no such stage or export, or it can't run there.
+        UserError: no package, a damaged one or of a newer version, no such stage or export, or it can't run there, or
+            not with what is installed.
     """
     folder, format = Path(folder), format or PACKAGE
     content = read_manifest(folder)
     contract = parse_manifest(content, folder / MANIFEST_FILE)
+    require_versions(str(folder), contract.requires)
     if check:
         check_files(folder, contract)
+    require_agreement(folder, read_description(folder), contract)
     offered = contract.stages if format == PACKAGE else ()
     if stages and not offered:
         raise UserError(_why_no_stages(contract, format))

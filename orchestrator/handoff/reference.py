@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.errors import RunError, UserError
-from orchestrator.handoff.manifest import NETWORK_FILE, ClipInput, Handoff, ImageInput
+from orchestrator.handoff.contract import require_agreement, require_measurements
+from orchestrator.handoff.manifest import ClipInput, Handoff, ImageInput
 from orchestrator.handoff.preprocessing import preprocess
 from orchestrator.measure.turns import thread_count
 from trainers.backbones import Network, fast_order, in_fast_order
@@ -99,8 +100,8 @@ def compare_reference(folder: Path, handoff: Handoff) -> Comparison:
         RunError: the results differ by more than the contract allows.
     """
     network, description = load_package(folder)
-    if description.spec.to_dict() != handoff.network:
-        raise UserError(f"{folder / NETWORK_FILE} describes another network than the contract; copy the package again")
+    require_agreement(folder, description, handoff)
+    require_measurements(folder, description.spec, handoff)
     stored = read_reference(folder, handoff)
     prepared = preprocess(pictures_of(stored["picture"], handoff.input), handoff.input)
     std = torch.tensor(handoff.input.std).view(3, *[1] * (prepared.dim() - 2))
@@ -135,10 +136,13 @@ def read_reference(folder: Path, handoff: Handoff) -> dict[str, Tensor]:
         **{STAGE + stage.name: (1, *stage.shape) for stage in handoff.stages},
     }
     found = {name: tuple(tensor.shape) for name, tensor in stored.items() if name != "picture"}
-    if "picture" not in stored or found != expected:
+    kinds = {name: tensor.dtype for name, tensor in stored.items()}
+    if found != expected or kinds != {"picture": torch.uint8, **dict.fromkeys(expected, torch.float32)}:
         raise UserError(
             f"{path} does not hold picture, {', '.join(expected)} as the contract says; copy the package again"
         )
+    if stored["picture"].dim() != 3:
+        raise UserError(f"{path}: picture has {stored['picture'].dim()} axes, but must have 3; copy the package again")
     return stored
 
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from configs.errors import UserError
 from orchestrator.handoff.manifest import MANIFEST_FILE, SCHEMA_VERSION, SIGNATURE_FILE, File, Handoff
+from orchestrator.handoff.requirements import require_versions
 from trainers.files import sha256_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ COPIES = {"README.md": "card.md"}
 """Files that may stand beside those of a package if they equal one of them: what the Hub calls the card."""
 FOREIGN = (".git", ".gitattributes", ".cache")
 """What the Hub and its clients leave in a folder; nothing in a package has a name that starts with a dot."""
+LARGEST_MANIFEST = 64_000_000
+"""Bytes; no contract of ours has a thousandth, and one that never ends would fill the memory."""
 NAMED_PROBLEMS = 6
 """How many an error names; the others are counted."""
 
@@ -66,7 +69,7 @@ def verify_package(folder: Path, *, public_key: Path | None = None) -> Verificat
         public_key: PEM file of the key that it must be signed by; none: whoever signed it.
 
     Raises:
-        UserError: it is no package, not whole, or not signed by that key.
+        UserError: it is no package, not whole, not signed by that key, or needs something newer than is installed.
         RunError: it is whole, but its network computes something else here than where it was written.
     """
     from orchestrator.handoff.reference import compare_reference
@@ -78,6 +81,7 @@ def verify_package(folder: Path, *, public_key: Path | None = None) -> Verificat
         check_signature(folder, content, public_key)
         signature = "valid"
     handoff = parse_manifest(content, folder / MANIFEST_FILE)
+    require_versions(str(folder), handoff.requires)
     check_files(folder, handoff)
     return Verification(handoff=handoff, signature=signature, comparison=compare_reference(folder, handoff))
 
@@ -99,6 +103,9 @@ def read_manifest(folder: Path) -> bytes:
     """
     path = folder / MANIFEST_FILE
     try:
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or found.st_size > LARGEST_MANIFEST:
+            raise UserError(f"{path} is no file of at most {LARGEST_MANIFEST:,} bytes; copy the package again")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

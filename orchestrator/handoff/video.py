@@ -15,7 +15,6 @@ Axes: window, channel, frame, height, width.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ import torch
 from torch import Tensor
 
 from configs.errors import RunError, UserError
+from orchestrator.export.staging import workplace_beside
 from orchestrator.handoff.arrays import GrowingArray
 from orchestrator.handoff.frames import DecodedVideo, resample, windows
 from orchestrator.handoff.manifest import ClipInput
 from orchestrator.handoff.preprocessing import cut_frames, stack_clips
 from orchestrator.handoff.reader import HandedModel
-from trainers.files import read_json, sha256_of, temporary_beside, write_json
+from trainers.files import read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     import av
@@ -111,10 +111,7 @@ def precompute(model: HandedModel, video: Path, folder: Path, settings: Settings
     stem = f"{video.stem}.{settings.stage or OUTPUT}"
     sidecar = folder / f"{stem}.json"
     require_same_video(sidecar, video_sha256)
-    folder.mkdir(parents=True, exist_ok=True)
-    workplace = temporary_beside(sidecar)
-    workplace.mkdir()
-    try:
+    with workplace_beside(sidecar) as workplace:
         written = _write_arrays(model, contract, DecodedVideo(video), workplace / stem, settings)
         names = [f"{stem}.npy", f"{stem}.times.npy"]
         about = {
@@ -134,8 +131,6 @@ def precompute(model: HandedModel, video: Path, folder: Path, settings: Settings
         sidecar.unlink(missing_ok=True)  # from here on to the end there is none: nobody takes new arrays for old ones
         for name in (*names, sidecar.name):
             (workplace / name).replace(folder / name)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
     return Precomputed(
         features=folder / names[0],
         times=folder / names[1],

@@ -88,8 +88,8 @@ class Sources:
 
 def assemble(store: Store) -> Contents:
     """Read a store."""
+    runs = read_runs(store)  # before the trials: what a run at work finishes meanwhile is not missed among them
     records, damaged = read_trials(store)
-    runs = read_runs(store)
     said = ChainMap({}, *(dict(run.costs) for run in runs))
     costs, faults = costs_of(store, {digest: record.trial.network for digest, record in records.items()}, said)
     damaged += [Damage(digest, fault) for digest, fault in faults.items()]
@@ -144,7 +144,15 @@ def data_sources(store: Store, fingerprints: Iterable[str], runs: Iterable[RunRe
 def drop_points(model: StoredModel, models: Mapping[str, StoredModel], runs: Iterable[RunRecord]) -> float | None:
     """Points that a model is below its base network; negative where it is above."""
     base = base_of(model, models) or _searched_from(model, models, runs)
+    if base is None and _is_fine_tuned_base(model, models):
+        return 0.0
     return None if base is None else round(100 * (base.accuracy - model.accuracy), DIGITS)
+
+
+def _is_fine_tuned_base(model: StoredModel, models: Mapping[str, StoredModel]) -> bool:
+    """Whether a model is a base network on other data: what its search's models are compared with there."""
+    start = models.get(model.trial.start or "")
+    return model.kind == "transferred" and start is not None and base_of(start, models) is None
 
 
 def _searched_from(

@@ -91,6 +91,8 @@ def collect(store: Store, *, unused: bool = False) -> Plan:
         UserError: as `plan`; another collection is at work; or `unused`, and a run is. Nothing is removed then.
         OSError: something can't be removed; what was removed before is in order.
     """
+    if not store.root.is_dir():
+        return Plan(removals=(), kept=())  # a lock would create it
     with ExitStack() as stack:
         stack.enter_context(_alone(store.registry_folder / "collection.lock", "the store", "wait for it"))
         if unused:

@@ -49,11 +49,11 @@ def costs_of(
 
 
 def read_costs(path: Path) -> dict[str, Cost]:
-    """What was counted so far, by network; nothing where the file is missing or damaged."""
+    """What was counted so far, by network; nothing where the file is missing, damaged or not ours to read."""
     try:
         counted = (read_json(path) or {}).items()
         return {key: Cost(macs=int(row["macs"]), params=int(row["params"])) for key, row in counted}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return {}
 
 

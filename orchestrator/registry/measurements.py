@@ -7,6 +7,7 @@ milliseconds and millijoules. `orchestrate measure --record` and `orchestrate be
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _measured(digest: str, entry: Any, kind: str) -> Measured | None:
     try:
         found: Any = entry[kind]
         value, conditions = float(found["value"]), found["conditions"]
-        if not (isinstance(conditions, Mapping) and value > 0):
+        if not (isinstance(conditions, Mapping) and 0 < value < math.inf):
             raise ValueError(found)
     except (KeyError, TypeError, ValueError):
         log.warning("the %s of model %s in %s is no measurement and is passed over", kind, digest, FILE)

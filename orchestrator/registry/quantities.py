@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from compression.spec import Factors
 from orchestrator.registry.model import Measured, StoredModel
 from orchestrator.report import UNKNOWN, count, gmacs
 
@@ -66,7 +67,8 @@ def fine(value: float) -> str:
 
 def drop_of(model: StoredModel) -> float | None:
     """Points that a model fell below the base network of its search; a base network itself fell by none."""
-    if model.drop_points is None and model.trial.start is None and model.trial.teacher is None:
+    unreduced = model.trial.network.factors == Factors()  # or it was shrunk by a search that the store has lost
+    if model.drop_points is None and model.kind in ("trained", "imported") and unreduced:
         return 0.0
     return model.drop_points
 

@@ -7,6 +7,7 @@ was not copied, is found; whoever hands a model on compares the hash as well.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,4 +136,8 @@ def _fault(record: Record) -> str | None:
         return f"its backbone is {backbone!r}, but this version knows {', '.join(BACKBONES)}"
     if record.result.accuracy is None:
         return f"{RESULT_FILE} has no accuracy"
+    for name in ("top1", "top5", "map"):
+        value: Any = getattr(record.result, name)  # as it stands in the file
+        if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+            return f"{RESULT_FILE} has {value!r} as {name}, which is no number"
     return None

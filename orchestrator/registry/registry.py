@@ -149,9 +149,12 @@ class Registry:
 
     def _in_folder(self, folder: Path) -> StoredModel | None:
         """The model of a trial's folder, or of a model folder of a run of this store."""
-        folder = folder.expanduser().resolve()
         root = self.store.root.resolve()
-        if not folder.is_dir() or root not in folder.parents:
+        try:
+            folder = folder.expanduser().resolve()
+            if not folder.is_dir() or root not in folder.parents:
+                return None
+        except (OSError, RuntimeError):  # too long for a path, or the home of nobody: it is no folder
             return None
         numbers = read_json(folder / METRICS_FILE)
         digest = numbers.get("trial") if isinstance(numbers, dict) else folder.name

@@ -133,7 +133,10 @@ def _require_unrivalled(tags: Tags, tag: str) -> None:
 
 
 def _digest_in(path: Path) -> str | None:
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except OSError:  # not ours to read
+        return None
     digest = content.get("model") if isinstance(content, dict) else None
     return digest if isinstance(digest, str) else None
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compression.spec import Factors
 from configs.errors import UserError
 from orchestrator.registry.best import Choice, Constraints, Loser, choose, counted, objectives_of
 from orchestrator.registry.constraints import enough
@@ -142,8 +143,15 @@ def test_no_models_at_all() -> None:
 
 
 def test_drop_of_a_base_network_is_nothing() -> None:
-    base = model("base", 0.8, trial=trial("base", seed=99), drop_points=None)
+    base = model("base", 0.8, trial=trial("base", seed=99), kind="trained", drop_points=None)
     assert choose([base], Constraints(max_drop=0)).winner is base
+
+
+def test_drop_of_a_shrunk_network_without_a_parent_is_not_known() -> None:
+    """A hypothesis that was not distilled, of a run that is gone."""
+    shrunk = trial("shrunk", network=TEACHER.network.replace(factors=Factors(c=1.4)))
+    lost = model("shrunk", 0.8, trial=shrunk, kind="trained", drop_points=None)
+    assert why(choose([*FOUR, lost], Constraints(max_drop=9)), "shrunk").startswith("its drop is not known")
 
 
 def test_unknown_drop_is_excluded_with_the_reason() -> None:

@@ -362,3 +362,8 @@ def test_command_in_json(store: Store) -> None:
     assert {one["digest"] for one in said["removed"]} == digests(PAS1, PAS2, PRUNED, CONTROL)
     assert {one["digest"]: one["why"] for one in said["kept"]} == dict.fromkeys(digests(LOSER, TEACHER), "needed")
     assert not said["dry_run"]
+
+
+def test_a_store_that_is_not_there_is_not_created(tmp_path: Path) -> None:
+    assert collect(Store(tmp_path / "mistyped"), unused=True) == Plan(removals=(), kept=())
+    assert not list(tmp_path.iterdir())

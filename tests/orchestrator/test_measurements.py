@@ -88,8 +88,11 @@ def test_damaged_file_is_empty_and_is_warned_of(content: str, empty: Store, capl
 
 @pytest.mark.parametrize(
     "entry",
-    [{"value": "fast", "conditions": {}}, {"value": -1, "conditions": {}}, {"value": 1.0}, 3],
-    ids=["no number", "negative", "no conditions", "no entry"],
+    [
+        *({"value": "fast", "conditions": {}}, {"value": -1, "conditions": {}}, {"value": "inf", "conditions": {}}),
+        *({"value": 1.0}, 3),
+    ],
+    ids=["no number", "negative", "infinite", "no conditions", "no entry"],
 )
 def test_entry_that_is_no_measurement_is_passed_over(
     entry: Any, empty: Store, caplog: pytest.LogCaptureFixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
+from orchestrator.registry import assembly
 from orchestrator.registry.model import Measured
-from orchestrator.registry.records import Record, read_trial, weights_fault
+from orchestrator.registry.records import Damage, Record, read_trial, read_trials, weights_fault
 from orchestrator.registry.registry import Registry
 from orchestrator.store import Store
 from tests.orchestrator.sample_registry import (
@@ -254,6 +256,8 @@ def test_a_model_folder_of_another_store_is_not_found_here(store: Store, tmp_pat
         ("r2plus1d-pas1-sid", "did you mean r2plus1d-pas1-side"),
         ("zzz", "`orchestrate models` lists them"),
         (TEACHER.digest[:5], "there is no model"),
+        ("x" * 300, "there is no model"),  # longer than a file's name can be
+        ("~nobody-of-that-name/models", "there is no model"),
     ],
 )
 def test_a_name_of_nothing_is_answered_with_what_may_be_meant(store: Store, name: str, said: str) -> None:
@@ -305,3 +309,36 @@ def test_a_run_that_can_not_be_read_costs_its_models_their_aliases_only(store: S
     assert registry.find(PAS2.digest).aliases == ()
     with pytest.raises(UserError, match=f"{RUN}/state.json can't be read|hands on no model"):
         registry.of_run(RUN)
+
+
+def test_what_a_run_finishes_while_the_store_is_read_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run at work writes a trial, then its state; both may happen while trials are being read."""
+    state = store.run(RUN)
+    before, after = state.read_state(), store.trial_folder(PAS2.digest)
+    assert before is not None
+    later = after.rename(store.root / "later")
+    state.write_state({**before, "family": []})
+
+    def finish_while_reading(of: Store) -> tuple[dict[str, Record], list[Damage]]:
+        found = read_trials(of)
+        later.rename(after)
+        state.write_state(before)
+        return found
+
+    monkeypatch.setattr(assembly, "read_trials", finish_while_reading)
+    assert Registry.open(store).damaged == ()
+    monkeypatch.undo()
+    assert Registry.open(store).find(f"{RUN}/PAS-2").digest == PAS2.digest
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["top1", "top5", "map"])
+def test_an_accuracy_that_is_no_number_is_damage(store: Store, name: str, value: float) -> None:
+    stored = read_json(result_file(store, PAS1))
+    stored["result"][name] = value
+    result_file(store, PAS1).write_text(json.dumps(stored))
+    (damage,) = Registry.open(store).damaged
+    assert damage.digest == PAS1.digest
+    assert f"as {name}, which is no number" in damage.reason

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compression.spec import Factors, Quantisation
 from configs.schema import DistillationSettings, Pruning, QuantiseRecipe
+from orchestrator.registry.assembly import drop_points
 from orchestrator.registry.changes import change
 from orchestrator.registry.kinds import kind_of, role_of
 from orchestrator.registry.lineage import ancestors, base_of, children
@@ -139,6 +142,17 @@ def test_a_teacher_whose_weights_were_not_inherited_comes_after_the_starts() -> 
 
 def test_a_base_network_has_no_ancestors() -> None:
     assert ancestors(stored(trial=TEACHER), models(TEACHER, PAS1)) == ()
+
+
+def test_a_base_network_on_other_data_has_no_drop_there_and_others_are_measured_against_it() -> None:
+    found = models(TEACHER, PAS1, TRANSFERRED, TRANSFERRED_BASE)
+    moved = replace(found[TRANSFERRED.digest], kind="transferred", top1=0.5)
+    base = replace(found[TRANSFERRED_BASE.digest], kind="transferred", top1=0.6)
+    found |= {moved.digest: moved, base.digest: base}
+    assert drop_points(base, found, ()) == 0
+    assert drop_points(moved, found, ()) == pytest.approx(10)
+    alone = {digest: model for digest, model in found.items() if digest != base.digest}
+    assert drop_points(moved, alone, ()) is None
 
 
 def test_an_ancestor_that_is_not_in_the_store_is_named() -> None:

@@ -165,3 +165,13 @@ def test_a_base_that_the_store_has_lost_leaves_the_drop_open(store: Store) -> No
     lost = taught("orphan", trial(seed=99), network=PAS1.network)
     write_trial(store, lost, 0.5)
     assert Registry.open(store).find(lost.digest).drop_points is None
+
+
+def test_a_memory_of_costs_that_is_not_ours_to_read_costs_only_time(
+    bare_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(costs, "read_json", refuse)
+    assert costs.read_costs(bare_store.registry_folder / "costs.json") == {}

@@ -12,6 +12,7 @@ from configs.errors import UserError
 from orchestrator.registry.registry import Registry
 from orchestrator.registry.tags import fault_of, read_tags, remove_tag, set_tag
 from orchestrator.store import Store
+from trainers.files import read_json
 
 FIRST, SECOND = "1" * 16, "2" * 16
 NAMES = {FIRST: "run/PAS-1", SECOND: "run/PAS-2"}
@@ -161,3 +162,16 @@ def test_a_registry_tells_of_damaged_tags_where_they_are_asked_for(store: Store)
         registry.find("production")
     with pytest.raises(UserError, match="not whole:\n  tag production can't be read"):
         registry.require_whole()
+
+
+def test_a_tag_that_is_not_ours_to_read_is_a_problem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_tag(store, FIRST, "production", NAMES)
+    file = store.registry_folder / "tags" / "production"
+
+    def refuse(path: Path) -> object:
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_json(path)
+
+    monkeypatch.setattr("orchestrator.registry.tags.read_json", refuse)
+    assert "can't be read" in read_tags(store, NAMES).problems["production"]

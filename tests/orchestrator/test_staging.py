@@ -97,6 +97,13 @@ def test_a_kill_leaves_nothing_in_its_place_and_the_next_call_tidies_up(tmp_path
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_brackets_in_a_name_stand_for_themselves(tmp_path: Path) -> None:
+    """What a kill left behind of a video named like this is found again."""
+    (tmp_path / ".place[1].0123.tmp").mkdir()
+    fill(tmp_path / "place[1]", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["place[1]"]
+
+
 def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "place"
     with whole_folder(target, files=FILES) as first:

@@ -154,7 +154,7 @@ def _relative(path: Path, root: Path) -> str:
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Numbered lines that are not blank."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets begin a file with a mark
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror}); see data.path and data.source") from error
     except UnicodeDecodeError as error:
@@ -188,7 +188,7 @@ def _split_rows(file: Path) -> tuple[list[_Row], list[_Row]]:
                 "label and split"
             )
         path, label, split = parts
-        if place == 0 and split == "split":
+        if place == 0 and split.lower() == "split":
             continue
         if split not in rows:
             raise UserError(f"{file}:{number}: ends in {split!r}, but its split must be train or val")

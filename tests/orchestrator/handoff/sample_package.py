@@ -88,6 +88,7 @@ def clip_input(spec: NetworkSpec, clips: ClipSettings) -> dict[str, Any]:
         "kind": "clip",
         "fps": 30.0,
         "span": spec.clip_span,
+        "evaluation_span": spec.clip_frames,
         "frame_indices": spec.frame_indices(),
         "frames": spec.frames,
         "resize": {**rule, "interpolation": "bilinear"},

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from configs.errors import RunError, UserError
 from orchestrator.commands.handoff import verify as verify_command
-from orchestrator.handoff import verify
+from orchestrator.handoff import load, verify
 from orchestrator.handoff.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from orchestrator.handoff.reference import FLOAT_TOLERANCE, REFERENCE_FILE, computed
 from orchestrator.handoff.signature import read_private_key
@@ -25,6 +25,7 @@ from orchestrator.handoff.write import sign
 from orchestrator.measure.turns import thread_count
 from tests.orchestrator.handoff.sample_keys import keys
 from tests.orchestrator.handoff.sample_written import copy_of, renaming, reseal, setting
+from tests.trainers.tiny import CLASSES
 from trainers.files import sha256_of
 from trainers.package import load_package
 
@@ -265,12 +266,101 @@ def test_outputs_that_are_no_numbers_are_never_within_tolerance(package: Path) -
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("input.mean", [0.5, 0.5, 0.5]), ("input.resize.short_side", 17), ("input.frame_indices", [0] * 8)],
+    [
+        ("input.mean", [0.5, 0.5, 0.5]),
+        ("input.resize.short_side", 17),
+        ("input.frame_indices", [0] * 8),
+        ("input.clips_per_video", 9),
+        ("input.evaluation_span", 10**12),
+        ("backbone", "slowfast"),
+        ("classes", ["another", *CLASSES[1:]]),
+    ],
 )
-def test_a_contract_that_makes_another_input_is_found(written: Path, tmp_path: Path, path: str, value: object) -> None:
-    """The stored input is evaluation's, so the rules of the contract are held against what evaluation did."""
+@pytest.mark.parametrize("receive", [verify_package, load])
+def test_a_contract_of_another_network_is_found_before_anything_is_computed(
+    written: Path, tmp_path: Path, path: str, value: object, receive: Callable[[Path], object]
+) -> None:
+    """Of another input too: of a span without end, frames would fill the memory."""
+    package = copy_of(written, tmp_path / "package", setting(path, value))
+    with pytest.raises(UserError, match=f"than the contract does under {path.partition('.')[0]};"):
+        receive(package)
+
+
+@pytest.mark.parametrize("field", ["channels", "temporal_stride", "spatial_stride"])
+def test_stages_are_measured_again(written: Path, tmp_path: Path, field: str) -> None:
+    """A wrong stride would put a detector's boxes elsewhere, and no stored tensor would show it."""
+    package = copy_of(written, tmp_path / "package", lambda said: said["stages"][1].update({field: 77}))
+    with pytest.raises(UserError, match="than the contract does under stages;"):
+        verify_package(package)
+
+
+def test_preprocessing_is_held_against_what_evaluation_did(package: Path) -> None:
+    tensors = load_file(package / REFERENCE_FILE)
+    save_file({**tensors, "picture": 255 - tensors["picture"]}, package / REFERENCE_FILE)
+    reseal(package)
     with pytest.raises(RunError, match="its preprocessing makes an input here that differs by"):
-        verify_package(copy_of(written, tmp_path / "package", setting(path, value)))
+        verify_package(package)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("input", lambda tensor: tensor.long()),
+        ("output", lambda tensor: tensor.half()),
+        ("picture", lambda tensor: tensor.float()),
+        ("picture", lambda tensor: tensor.flatten()),
+    ],
+)
+def test_stored_tensors_of_another_kind_are_refused(
+    package: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    tensors = load_file(package / REFERENCE_FILE)
+    save_file({**tensors, name: change(tensors[name])}, package / REFERENCE_FILE)
+    reseal(package)
+    with pytest.raises(UserError, match=r"reference\.safetensors.* picture"):
+        verify_package(package)
+
+
+@pytest.mark.parametrize("receive", [verify_package, load])
+@pytest.mark.parametrize(
+    ("requires", "problem"),
+    [
+        ({"torch": "99.1", "numpy": "1"}, r"needs torch 99\.1 or newer, but here is torch \d.*install 'torch>=99\.1'"),
+        ({"python": "3.99"}, r"needs python 3\.99 or newer, but here is python 3\.\S+; use a newer Python"),
+        ({"torch": "new"}, r"requires\.torch is 'new', but must be a version"),
+    ],
+)
+def test_what_is_installed_must_be_new_enough(
+    written: Path, tmp_path: Path, requires: object, problem: str, receive: Callable[[Path], object]
+) -> None:
+    package = copy_of(written, tmp_path / "package", setting("requires", requires))
+    with pytest.raises(UserError, match=problem):
+        receive(package)
+
+
+def test_what_can_not_be_asked_for_its_version_is_taken(written: Path, tmp_path: Path) -> None:
+    """A program that was frozen into one file knows of none."""
+    load(copy_of(written, tmp_path / "package", setting("requires", {"a-library-that-is-not-there": "1"})))
+
+
+def make_manifest_a_pipe(package: Path) -> None:
+    make_pipe(package / MANIFEST_FILE)
+
+
+def make_manifest_endless(package: Path) -> None:
+    (package / MANIFEST_FILE).unlink()
+    (package / MANIFEST_FILE).symlink_to("/dev/zero")
+
+
+def make_manifest_huge(package: Path) -> None:
+    os.truncate(package / MANIFEST_FILE, verify.LARGEST_MANIFEST + 1)  # without its bytes on disk
+
+
+@pytest.mark.parametrize("damage", [make_manifest_a_pipe, make_manifest_endless, make_manifest_huge])
+def test_a_contract_that_does_not_end_is_not_read(package: Path, damage: Damage) -> None:
+    damage(package)
+    with pytest.raises(UserError, match=r"handoff\.json is no file of at most 64,000,000 bytes"):
+        read_handoff(package)
 
 
 def test_the_contract_describes_the_network_of_the_package(written: Path, tmp_path: Path) -> None:
@@ -355,6 +445,13 @@ def test_the_command_says_what_was_checked(app: typer.Typer, written: Path) -> N
         "Outputs and feature maps of the stored input are bit-equal; its preprocessing is bit-equal.",
         "It is not signed.",
     ]
+
+
+def test_a_name_gives_no_commands_to_the_terminal(app: typer.Typer, written: Path, tmp_path: Path) -> None:
+    package = copy_of(written, tmp_path / "package", setting("name", "PAS\x1b[2J\r1"))
+    said = CliRunner().invoke(app, [str(package)])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.startswith("PAS�[2J�1 (")
 
 
 def test_the_command_prints_json(app: typer.Typer, written: Path) -> None:

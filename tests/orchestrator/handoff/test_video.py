@@ -247,6 +247,15 @@ def test_an_interrupted_computation_leaves_what_was_there(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_what_a_kill_left_behind_is_removed(model: HandedModel, clip: Path, tmp_path: Path) -> None:
+    """Arrays of hours, under a hidden name."""
+    left = tmp_path / ".clip.layer4.json.0123456789ab.tmp"
+    left.mkdir()
+    (left / "clip.layer4.npy").write_bytes(b"half")
+    precompute(model, clip, tmp_path, Settings(stage="layer4"))
+    assert not left.exists()
+
+
 def test_another_video_of_the_same_name_is_refused(model: HandedModel, clip: Path, tmp_path: Path) -> None:
     made = precompute(model, clip, tmp_path, Settings())
     other = write_video(tmp_path / "clip.mp4", 9)
@@ -309,6 +318,25 @@ class TestCommand:
             "clip.layer4.json",
             "other.layer4.json",
         ]
+
+    def test_numbers_that_are_not_finite_stop_no_other(
+        self, package: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The run failed, its input is not at fault: exit code 1."""
+        calls = iter([RunError("some features are no finite numbers")])
+
+        def once(*given: Any) -> Any:
+            if error := next(calls, None):
+                raise error
+            return honest(*given)
+
+        honest = video_module._features
+        monkeypatch.setattr(video_module, "_features", once)
+        other = write_video(tmp_path / "other.mp4", 9)
+        done = self.run(package, clip, other, "--to", tmp_path / "to", "--json")
+        assert done.exit_code == 1
+        assert "no finite numbers" in done.stderr
+        assert [row["features"] for row in json.loads(done.stdout)] == [str(tmp_path / "to" / "other.output.npy")]
 
     def test_json_is_json(self, package: Path, clip: Path, tmp_path: Path) -> None:
         done = self.run(package, clip, "--to", tmp_path, "--stage", "layer4", "--pool", "space", "--half", "--json")

@@ -346,7 +346,7 @@ def test_what_does_not_verify_is_not_handed_over(
 ) -> None:
     """The package is looked at as its receiver will, before it has its name."""
     monkeypatch.setattr(write, "stages_of", lambda _: ())
-    with pytest.raises(UserError, match="does not hold picture, input, output as the contract says"):
+    with pytest.raises(UserError, match="describes another network than the contract does under stages"):
         hand_over(own_store, tmp_path / "package")
     assert {path.name for path in tmp_path.iterdir()} == {"own"}
 
