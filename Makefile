@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.set-up
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pas sweep test lint types check bench schema lock clean
+.PHONY: help setup pas sweep test test-cluster lint types check bench schema lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(STAMP)  ## create .venv and install the pinned packages
 
@@ -26,8 +26,11 @@ pas: setup  ## shrink a small SlowFast on a small data set made on the spot (ARG
 sweep: setup  ## prune a small ReID network by every pruner at every sparsity (ARGS passes through)
 	$(BIN)/orchestrate sweep prune --model reid $(ARGS)
 
-test: setup  ## run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: setup  ## run the test suite, on two processes (ARGS passes through)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-cluster: setup  ## run the slow tests: real Ray heads and nodes, killed processes (ARGS passes through)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster $(ARGS)
 
 lint: setup  ## ruff, rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

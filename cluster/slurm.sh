@@ -38,7 +38,7 @@ first_node=${nodes%%$'\n'*}
 export RAY_AUTH_TOKEN_PATH="$HOME/.ray/slurm-$SLURM_JOB_ID.token"
 (umask 077 && mkdir -p "$HOME/.ray" && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 
-driver="" told_to_stop=""
+driver="" told_to_stop="" signals=0
 steps=()
 
 # shellcheck disable=SC2329  # the traps call these
@@ -52,6 +52,7 @@ trap clean_up EXIT
 # shellcheck disable=SC2329
 stop() {
   told_to_stop=yes
+  signals=$((signals + 1))
   [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
 }
 trap stop TERM
@@ -83,9 +84,12 @@ status=1
 if [ -z "$told_to_stop" ]; then
   orchestrate "$@" --address "$address" &
   driver=$!
-  while kill -0 "$driver" 2>/dev/null; do # a trapped signal ends `wait`, not the driver
-    status=0
-    wait "$driver" || status=$?
+  waited=0
+  while [ "$waited" -le "$signals" ]; do # a trapped signal ends `wait` in the driver's place: once more for each
+    answer=0
+    wait "$driver" 2>/dev/null || answer=$?
+    [ "$answer" -eq 127 ] || status=$answer
+    waited=$((waited + 1))
   done
 fi
 

@@ -415,7 +415,8 @@ class TransferSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where and how it runs. Nothing here changes a result, so nothing here enters a digest."""
+    """Where and how it runs. Nothing here changes a result (but see `halve_on_oom`, where there would be none), so
+    nothing here enters a digest."""
 
     name: str | None = Field(default=None, pattern=FOLDER_NAME)
     """Name of the run's folder; made from backbone and settings when left out."""
@@ -426,7 +427,7 @@ class RuntimeSettings(Settings):
     address: str | None = None
     """Address of a running Ray cluster (`auto`, host:port); none: Ray is started in this process."""
     allow_unauthenticated: bool = False
-    """Join a cluster that obeys whoever reaches it, without a token: only on a network that is closed by other means."""
+    """Join a cluster that obeys whoever reaches it, without a token: only on a network closed by other means."""
     cpus_per_trial: PositiveFloat = 1
     """CPUs that a trial asks of Ray; also its number of threads."""
     gpus_per_trial: Annotated[float, Field(ge=0, le=1)] = 0
@@ -437,6 +438,11 @@ class RuntimeSettings(Settings):
     """Epochs between two checkpoints."""
     max_failures: NonNegativeInt = 3
     """Times a trial is restarted after its process or node was lost."""
+    halve_on_oom: bool = True
+    """Whether a training that does not fit into memory goes on with half the micro-batch and as many clips per step;
+    batch norm then sees fewer clips than the recipe says, which result and report tell."""
+    storage_patience_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """How long a training waits, and tries again, while the store is full or refuses to be written to."""
     loader_workers: NonNegativeInt = 0
     """Decoding processes per trial; 0 decodes ahead in a thread of the trial."""
     cache_mb: NonNegativeInt = 512
@@ -445,6 +451,8 @@ class RuntimeSettings(Settings):
     """Start Ray's dashboard (in-process Ray only)."""
     dashboard_port: Annotated[int, Field(ge=1024, le=65535)] = 8265
     """Its port, on loopback."""
+    log: tuple[str, ...] = ()
+    """Logs beside the run's own: `tensorboard`, `mlflow` or `mlflow:URI`."""
 
 
 class RunSettings(Settings):

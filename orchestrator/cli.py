@@ -20,6 +20,7 @@ from orchestrator.commands.export import export
 from orchestrator.commands.features import features
 from orchestrator.commands.gc import gc
 from orchestrator.commands.handoff import handoff, verify
+from orchestrator.commands.jobs import jobs, logs, stop
 from orchestrator.commands.measure import measure
 from orchestrator.commands.models import lineage, models, tag
 from orchestrator.commands.options import (
@@ -30,6 +31,7 @@ from orchestrator.commands.options import (
     DataOption,
     GpusOption,
     JsonOption,
+    LogOption,
     MaxConcurrentOption,
     NameOption,
     PrintConfigOption,
@@ -44,6 +46,7 @@ from orchestrator.commands.options import (
 from orchestrator.commands.push import push
 from orchestrator.commands.report import report
 from orchestrator.commands.simulate import simulate_search
+from orchestrator.commands.submit import NoWaitOption, SubmitOption
 from orchestrator.commands.sweep import sweep_app
 from orchestrator.commands.transfer import transfer
 from orchestrator.version_floors import require_safe_versions
@@ -94,6 +97,9 @@ def pas(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     dashboard: Annotated[bool | None, typer.Option("--dashboard/--no-dashboard", help="Start Ray's dashboard.")] = None,
     dashboard_port: Annotated[int | None, typer.Option(help="Its port \\[default: 8265].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
@@ -119,6 +125,7 @@ def pas(
             "runtime.max_concurrent": max_concurrent,
             "runtime.address": address,
             "runtime.runner": runner,
+            "runtime.log": log or None,
             "runtime.dashboard": dashboard,
             "runtime.dashboard_port": dashboard_port,
         },
@@ -130,7 +137,7 @@ def pas(
 
         print_plan(Console(), make_plan(settings))
     else:
-        execution.execute(settings, "pas")
+        execution.execute(settings, "pas", submit=submit, wait=not no_wait)
 
 
 @app.command()
@@ -146,6 +153,9 @@ def train(
     gpus_per_trial: GpusOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
 ) -> None:
     """Train a base network alone (recipe: the settings' teacher.train). A search with these settings reuses it."""
     flags = {
@@ -156,8 +166,10 @@ def train(
         "runtime.gpus_per_trial": gpus_per_trial,
         "runtime.address": address,
         "runtime.runner": runner,
+        "runtime.log": log or None,
     }
-    execution.execute(settings_from(config, set_, backbone=backbone, data=data, flags=flags), "train")
+    settings = settings_from(config, set_, backbone=backbone, data=data, flags=flags)
+    execution.execute(settings, "train", submit=submit, wait=not no_wait)
 
 
 @app.command()
@@ -177,6 +189,9 @@ def chain(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     print_config: PrintConfigOption = False,
 ) -> None:
     """Shrink, prune, quantise: a list of steps, each from the network that the one before left (chain.steps)."""
@@ -195,12 +210,13 @@ def chain(
             "runtime.max_concurrent": max_concurrent,
             "runtime.address": address,
             "runtime.runner": runner,
+            "runtime.log": log or None,
         },
     )
     if print_config:
         typer.echo(resolved_yaml(settings), nl=False)
     else:
-        execution.execute(settings, "chain")
+        execution.execute(settings, "chain", submit=submit, wait=not no_wait)
 
 
 @app.command()
@@ -247,7 +263,10 @@ def evaluate(
         typer.echo(describe(report))
 
 
-for command in (measure, export, models, lineage, tag, best, handoff, verify, features, push, transfer, report, gc):
+for command in (
+    *(measure, export, models, lineage, tag, best, handoff, verify, features, push),
+    *(transfer, report, gc, jobs, logs, stop),
+):
     app.command()(command)
 app.command("simulate")(simulate_search)
 
@@ -267,13 +286,17 @@ def list_runs(runs: RunsOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def show(run: RunArgument, runs: RunsOption = None, as_json: JsonOption = False) -> None:
     """Show what a run found."""
+    from orchestrator.failures import retries
     from orchestrator.views import VIEWS
 
     state = store_at(runs).find_run(run).require_state()
     if as_json:
         typer.echo(json.dumps(state, indent=1))
     else:
-        VIEWS[state["algorithm"]].print_state(Console(), state)
+        console = Console()
+        VIEWS[state["algorithm"]].print_state(console, state)
+        if text := retries(state):
+            console.print(text, markup=False, highlight=False)
 
 
 @data_app.command("make")

@@ -11,8 +11,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 # Before Ray is imported: no phoning home, no files beside ours, and Ctrl-C is ours to handle.
@@ -33,7 +33,8 @@ from ray.job_config import JobConfig
 
 from configs.errors import RunError, UserError
 from configs.schema import RuntimeSettings
-from orchestrator.failures import Failure, Record
+from orchestrator.blame import Event, nodes_at_fault, trials_at_fault
+from orchestrator.failures import Action, Failure, Record
 from orchestrator.observer import Observer
 from orchestrator.ray_access import open_cluster, prepare_own_token, require_free_port
 from orchestrator.ray_failures import cause_of_loss
@@ -41,6 +42,7 @@ from orchestrator.ray_watch import EPOCH, INCIDENT, RESULT, Watch
 from orchestrator.runner import guarded, ignore
 from orchestrator.store import Store
 from trainers.incidents import Incident
+from trainers.memory import halve
 from trainers.site import Site
 from trainers.trial import Trial, TrialResult
 
@@ -58,7 +60,8 @@ class TrialActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What a trial asks of Ray (`tune.with_resources` would hide this class behind a name of its own)."""
-        return tune.PlacementGroupFactory([config["resources"]])
+        wanted = [{"ray.io/node-id": f"!in({','.join(config['avoid'])})"}] if config["avoid"] else None
+        return tune.PlacementGroupFactory([config["resources"]], bundle_label_selector=wanted)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the trial; the work starts with the first step."""
@@ -106,6 +109,7 @@ class RayRunner:
         self.failed = failed
         self.run = run
         self.metadata = {"job_name": run, **metadata}
+        self.history: list[Event] = []
         self.store = Store(site.store)
         self.scratch = site.store / run / "tune"
 
@@ -165,31 +169,70 @@ class RayRunner:
             self._start()
         self._require_resources()
         answers: dict[str, TrialResult] = {}
+        avoided = self._nodes_at_fault()
         for attempt in range(1, STAGE_ATTEMPTS + 1):
             left = [t for t in trials if t.digest not in answers and self.store.result(t.digest) is None]
             if not left:
                 break
             try:
-                answers |= self._fit(f"{stage}-{attempt}", left)
+                answers |= self._fit(f"{stage}-{attempt}", left, avoided)
             except (RuntimeError, tune.TuneError) as error:
                 log.warning("Ray Tune gave up on stage %s, attempt %d: %s", stage, attempt, error)
-                self._note_abort(error)
+                self._note_abort(error, last=attempt == STAGE_ATTEMPTS)
                 if attempt == STAGE_ATTEMPTS:
                     raise RunError(
                         f"Ray Tune gave up on stage {stage} {attempt} times; the last time: {error}"
                     ) from error
+            before, avoided = avoided, self._nodes_at_fault()
+            again = self._tell_lost(answers, again=bool(avoided - before) and attempt < STAGE_ATTEMPTS)
+            answers = {digest: result for digest, result in answers.items() if digest not in again}
         return [answers.get(trial.digest) or self._stored(stage, trial) for trial in trials]
 
-    def _note_abort(self, error: Exception) -> None:
-        """Count what ended a whole Tuner; where it is want of memory, its trial goes on with half the micro-batch."""
-        cause = cause_of_loss(str(error))
-        found = self.watch.trial_of(error)
+    def _nodes_at_fault(self) -> frozenset[str]:
+        """Addresses of the nodes to keep clear of."""
+        alive = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        return nodes_at_fault(self.history, alive)
+
+    def _tell_lost(self, answers: dict[str, TrialResult], *, again: bool) -> set[str]:
+        """Tell of the trials that the last Tuner gave up.
+
+        Args:
+            answers: all so far.
+            again: whether a node turned out to be at fault, so that those it lost are to run elsewhere.
+
+        Returns:
+            Digests of those that do.
+        """
+        blamed, retried = trials_at_fault(self.history), set()
+        for digest, loss in self.watch.lost.items():
+            if digest not in answers or (again and digest not in blamed):  # the former where the Tuner was aborted
+                retried.add(digest)
+                self.failed(replace(loss, action="retried"))
+            else:
+                self.failed(replace(loss, text=answers[digest].reason))
+                self.observer.trial_finished(answers[digest])
+        return retried
+
+    def _note_abort(self, error: Exception, *, last: bool) -> None:
+        """Count what ended a whole Tuner; where that was want of memory, halve its trial's micro-batch."""
+        cause, found = cause_of_loss(str(error)), self.watch.trial_of(error)
         if found is None:
-            self.failed(Failure(trial=None, name=None, cause=cause, node=None, at_epoch=None, action="retried"))
+            action: Action = "given up" if last else "retried"
+            self.failed(Failure(trial=None, name=None, cause=cause, node=None, at_epoch=None, action=action))
             return
         trial, epoch, node = found
+        folder = self.site.trial_folder(trial.digest)
+        text = halve(trial, folder) if cause == "memory" and self.site.halve_on_oom else None
         self.failed(
-            Failure(trial=trial.digest, name=trial.name, cause=cause, node=node, at_epoch=epoch, action="retried")
+            Failure(
+                trial=trial.digest,
+                name=trial.name,
+                cause=cause,
+                node=node,
+                at_epoch=epoch,
+                action="given up" if last else "halved" if text else "retried",
+                text=text,
+            )
         )
 
     def _stored(self, stage: str, trial: Trial) -> TrialResult:
@@ -198,14 +241,16 @@ class RayRunner:
             return result
         raise RunError(f"Ray Tune ended stage {stage} without a result of {trial.name}; give the same command again")
 
-    def _fit(self, name: str, trials: Sequence[Trial]) -> dict[str, TrialResult]:
-        """One Tuner over some trials; those that Tune lost for good come back as failed."""
-        self.watch = Watch(self.observer, self.failed)
+    def _fit(self, name: str, trials: Sequence[Trial], avoided: Collection[str]) -> dict[str, TrialResult]:
+        """One Tuner over some trials, on other nodes than those to be avoided; what Tune lost for good is failed."""
+        self.watch = Watch(self.observer, self.failed, self.history)
+        nodes = ray.nodes() if avoided else []  # type: ignore[no-untyped-call]
         tuner = tune.Tuner(
             TrialActor,
             param_space={
                 "trial": tune.grid_search([trial.to_dict() for trial in trials]),
                 "site": self.site.to_dict(),
+                "avoid": sorted(node["NodeID"] for node in nodes if node["NodeManagerAddress"] in avoided),
                 "resources": {"CPU": self.runtime.cpus_per_trial, "GPU": self.runtime.gpus_per_trial},
             },
             tune_config=tune.TuneConfig(
@@ -223,24 +268,29 @@ class RayRunner:
                 callbacks=[self.watch],
             ),
         )
-        answers = {}
+        answers: dict[str, TrialResult] = {}
         outcomes = tuner.fit()
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:
-                trial = Trial.from_dict((outcome.config or {})["trial"])
-                reason = f"lost {self.runtime.max_failures + 1} times: {str(outcome.error).strip().splitlines()[-1]}"
-                answers[trial.digest] = TrialResult(
-                    trial=trial.digest,
-                    name=trial.name,
-                    status="failed",
-                    reason=reason,
-                    transient=True,
-                    cause=cause_of_loss(outcome.error),
-                )
-                self.observer.trial_finished(answers[trial.digest])
+                answers |= self._lost((outcome.config or {})["trial"], outcome.error)
             elif outcome.metrics and (data := outcome.metrics.get("trial_result")):
                 answers[data["trial"]] = TrialResult(**data)
         return answers
+
+    def _lost(self, data: dict[str, Any], error: Exception) -> dict[str, TrialResult]:
+        """The result of a trial that Tune gave up; it is its own fault if it failed on several nodes."""
+        trial = Trial.from_dict(data)
+        at_fault = trial.digest in trials_at_fault(self.history)
+        how = "failed on several nodes" if at_fault else f"lost {self.runtime.max_failures + 1} times"
+        result = TrialResult(
+            trial=trial.digest,
+            name=trial.name,
+            status="failed",
+            reason=f"{how}: {str(error).strip().splitlines()[-1]}",
+            transient=not at_fault,
+            cause=cause_of_loss(error),
+        )
+        return {trial.digest: result}
 
     def _require_resources(self) -> None:
         """Refuse what could never be scheduled (Tune would wait for ever).

@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from configs.errors import RunError, UserError
+from orchestrator.failures import Failure, Record
 from orchestrator.observer import Observer
 from orchestrator.store import Store
 from trainers.files import write_text
+from trainers.incidents import Incident, cause_of
 from trainers.loop import EpochMetrics, run_trial
 from trainers.site import Site
 from trainers.trial import Trial, TrialResult
@@ -74,12 +76,18 @@ def refuse_transient(results: Sequence[TrialResult]) -> None:
         )
 
 
+def ignore(_: Failure) -> None:
+    """Nobody counts."""
+
+
 class LocalRunner:
     """One trial after the other in this process: for debugging, and for machines without Ray."""
 
-    def __init__(self, site: Site, observer: Observer) -> None:
+    def __init__(self, site: Site, observer: Observer, *, failed: Record = ignore) -> None:
+        """`failed` is told of what goes wrong."""
         self.site = site
         self.observer = observer
+        self.failed = failed
 
     def __enter__(self) -> Self:
         return self
@@ -92,17 +100,23 @@ class LocalRunner:
         return [self._train(trial) for trial in trials]
 
     def _train(self, trial: Trial) -> TrialResult:
-        with closing(guarded(trial, self.site)) as epochs:
+        with closing(guarded(trial, self.site)) as reports:
             while True:
                 try:
-                    self.observer.epoch_finished(trial.digest, next(epochs))
+                    report = next(reports)
                 except StopIteration as end:
                     result: TrialResult = end.value
+                    if result.status != "finished" and not result.cached:
+                        self.failed(Failure.of_result(result))
                     self.observer.trial_finished(result)
                     return result
+                if isinstance(report, Incident):
+                    self.failed(Failure.got_over(trial, report))
+                else:
+                    self.observer.epoch_finished(trial.digest, report)
 
 
-def guarded(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResult]:
+def guarded(trial: Trial, site: Site) -> Generator[EpochMetrics | Incident, None, TrialResult]:
     """`run_trial`, with an error turned into a result of status `failed`.
 
     An error that the trial would meet again is no reason to start it again on another node, so it is an answer. It is
@@ -112,10 +126,13 @@ def guarded(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResu
         return (yield from run_trial(trial, site))
     except Exception as error:
         log.debug("trial %s failed", trial.name, exc_info=True)
-        transient = isinstance(error, OSError | UserError)
+        cause = cause_of(error)
+        transient = isinstance(error, OSError | UserError) or cause == "storage"
         reason = str(error) if transient else f"{type(error).__name__}: {error}"
         try:
             write_text(site.trial_folder(trial.digest) / "failure.txt", traceback.format_exc())
         except OSError:
             log.warning("the traceback of %s could not be written", trial.name)
-        return TrialResult(trial=trial.digest, name=trial.name, status="failed", reason=reason, transient=transient)
+        return TrialResult(
+            trial=trial.digest, name=trial.name, status="failed", reason=reason, transient=transient, cause=cause
+        )

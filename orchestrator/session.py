@@ -24,6 +24,7 @@ from configs.errors import RunError, UserError
 from configs.loader import resolved_yaml
 from configs.schema import RunSettings, TrainSettings
 from orchestrator import state as states
+from orchestrator.failures import Failure, FailureLog
 from orchestrator.identity import default_name, identity, require_same_identity
 from orchestrator.interruption import stop_if_wished
 from orchestrator.models import export_models, remove_stale_models
@@ -37,6 +38,7 @@ from orchestrator.store import Store
 from orchestrator.views import VIEWS
 from trainers.backbones import Network, build
 from trainers.files import write_text
+from trainers.patience import written_patiently
 from trainers.site import Site
 from trainers.tasks import task_of
 from trainers.trial import Trial, TrialResult
@@ -55,6 +57,7 @@ class Session:
         self.name = settings.runtime.name or default_name(settings, algorithm)
         self.run = self.store.run(self.name)
         self.results: dict[str, TrialResult] = {}
+        self.failures = FailureLog(self.run)
         self.costs: dict[NetworkSpec, Cost] = {}
         self.driver = SEARCHES[algorithm](self)
         self.versions = states.versions()
@@ -103,6 +106,7 @@ class Session:
         self.open()
         with self.run.locked():
             with self._runner() as runner:  # first: an address or port that is refused leaves the run as it was
+                self._note_lost_driver()
                 self.manifest.save(self.store.manifest_file(self.manifest.fingerprint))
                 write_text(self.run.path / "config.yaml", resolved_yaml(self.settings))
                 self.run.log("started", commit=self.versions["commit"])
@@ -115,6 +119,14 @@ class Session:
             remove_stale_models(self.run, final)
             self.run.log("finished", reason=final["stop_reason"], **final["stats"])
             return final
+
+    def _note_lost_driver(self) -> None:
+        """A run that nobody is at, and that says it is running, lost its driver (the lock is ours by now)."""
+        known = self.run.read_state()
+        if known and known["status"] == "running":
+            self.failures.add(
+                Failure(trial=None, name=None, cause="driver", node=None, at_epoch=None, action="resumed")
+            )
 
     def _train_all(self, runner: Runner) -> None:
         self._save()
@@ -163,10 +175,22 @@ class Session:
     def trial_finished(self, result: TrialResult) -> None:
         """See `Observer`. The state on disk follows every result, for `show` and for reports of unfinished runs."""
         self.results[result.trial] = result
-        self.run.link_trial(result.name, self.store.trial_folder(result.trial))
-        self.run.log("trial", name=result.name, trial=result.trial, status=result.status, accuracy=result.accuracy)
-        self._save()
+        patience = self.settings.runtime.storage_patience_seconds
+        written_patiently(lambda: self._note(result), seconds=patience, tell=self.observer.message)
         self.observer.trial_finished(result)
+
+    def _note(self, result: TrialResult) -> None:
+        self.run.link_trial(result.name, self.store.trial_folder(result.trial))
+        self.failures.flush()
+        self._save()
+        self.run.log("trial", name=result.name, trial=result.trial, status=result.status, accuracy=result.accuracy)
+
+    def trial_disturbed(self, failure: Failure) -> None:
+        """Something went wrong with a trial; one that ends by it is told of as finished, too."""
+        stop_if_wished()
+        self.failures.add(failure)
+        if failure.action != "given up":
+            self.observer.message(str(failure))
 
     def stage_finished(self, summary: str) -> None:
         """See `Observer`."""
@@ -186,13 +210,15 @@ class Session:
             loader_workers=runtime.loader_workers,
             cache_mb=runtime.cache_mb,
             max_quarantined=self.settings.data.max_quarantined,
+            halve_on_oom=runtime.halve_on_oom,
+            storage_patience_seconds=runtime.storage_patience_seconds,
         )
         if runtime.runner == "local":
-            return LocalRunner(site, self)
+            return LocalRunner(site, self, failed=self.trial_disturbed)
         from orchestrator.ray_runner import RayRunner  # Ray takes a second to import
 
         metadata = {"algorithm": self.algorithm, "backbone": self.network.backbone, "run": self.name}
-        return RayRunner(site, runtime, self, run=self.name, metadata=metadata)
+        return RayRunner(site, runtime, self, run=self.name, metadata=metadata, failed=self.trial_disturbed)
 
     @property
     def teacher_result(self) -> TrialResult:
@@ -242,6 +268,7 @@ class Session:
                 **self.driver.measured(self.network),
             },
             **self.driver.found(),
+            **self.failures.state(),
             "stats": states.statistics(self.results.values(), time.monotonic() - self.started, runtime.cpus_per_trial),
         }
 

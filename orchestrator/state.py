@@ -16,6 +16,7 @@ from configs.schema import DataSettings, RunSettings
 from orchestrator.pas import Hypothesis, Iteration, PasSearch
 from trainers import results
 from trainers.data.identities import IdentityManifest
+from trainers.memory import share_at_a_time
 from trainers.tasks.base import DataManifest
 from trainers.trial import Trial, TrialResult
 
@@ -36,8 +37,16 @@ def trial_state(trial: Trial, cost: Cost, result: TrialResult | None) -> dict[st
         "epochs": result.epochs if result else 0,
         "trial": trial.digest,
         "cached": bool(result and result.cached),
-        "reason": result.reason if result else None,
+        "reason": result.reason or _deviation(trial, result) if result else None,
     }
+
+
+def _deviation(trial: Trial, result: TrialResult) -> str | None:
+    """How a result was computed otherwise than its recipe says."""
+    if result.micro_batch is None or trial.train is None:
+        return None
+    recipe = share_at_a_time(trial.train, processes=1)
+    return f"trained with micro-batch {result.micro_batch} in place of {recipe}, for want of memory"
 
 
 def iteration_state(

@@ -158,10 +158,19 @@ class RunFolder:
         write_json(self.path / STATE_FILE, state)
 
     def log(self, event: str, **details: Any) -> None:
-        """Append a line to the ledger, for people: nothing is decided from it."""
+        """Append a line to the ledger: for people, and for counting; no search decides anything from it."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **details}
         with (self.path / LEDGER_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Lines of the ledger of one kind, without its name; what a kill tore apart is passed over."""
+        try:
+            lines = (self.path / LEDGER_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        rows = [row for line in lines if isinstance(row := _parsed(line), dict)]
+        return [row for row in rows if row.pop("event", None) == event]
 
     def link_trial(self, name: str, folder: Path) -> None:
         """Point to a trial under its name, so that a person finds it."""
@@ -170,3 +179,10 @@ class RunFolder:
         temporary = temporary_beside(link)
         temporary.symlink_to(os.path.relpath(folder, link.parent))
         temporary.replace(link)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

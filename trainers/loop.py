@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,18 @@ from trainers.backbones import IntegerNetwork, Network, VideoNetwork, build, fas
 from trainers.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint, tensors_of
 from trainers.distributed import World, join_world
 from trainers.files import exclusive, write_atomically
+from trainers.finite import NonFiniteLossError, require_finite
+from trainers.incidents import Cause, Incident
+from trainers.memory import (
+    StepTooLargeError,
+    fitting,
+    release_memory,
+    remember_micro_batch,
+    remembered_micro_batch,
+    with_micro_batch,
+)
 from trainers.package import load_package, read_weights, save_package
+from trainers.patience import attempts
 from trainers.pruning import Surgeon, is_gradual, known_scores, pruning_before
 from trainers.quantisation import NOISE_INPUTS, Quantiser, calibrate, write_layers
 from trainers.results import read_result, write_metrics, write_result
@@ -51,15 +63,15 @@ LOSS_CHECK_STEPS = 16
 """Losses are looked at this often, since each look makes a GPU wait; the first bad step is still named."""
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss or an output was NaN or infinite."""
-
-
-def run_trial(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResult]:
+def run_trial(trial: Trial, site: Site) -> Generator[EpochMetrics | Incident, None, TrialResult]:
     """Train a trial, or go on with it, or answer at once when the store knows its result.
 
+    Out of memory, it goes on from its last checkpoint with half the micro-batch (`memory.py`); refused by the storage,
+    it waits a while (`patience.py`).
+
     Yields:
-        Metrics of each epoch as it is done: epoch, losses, train_top1, top1 (when evaluated), lr, seconds, …
+        Metrics of each epoch as it is done: epoch, losses, train_top1, top1 (when evaluated), lr, seconds, …; and what
+        it gets over, as it happens.
 
     Returns:
         The result, which is then also in the trial's folder, beside the network.
@@ -76,14 +88,22 @@ def run_trial(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialRe
         world.barrier()  # what is in the store is looked at under the lock, by all processes
         if result := read_result(folder):
             return replace(result, cached=True, name=trial.name)
-        training = Training(trial, site, world)
-        try:
-            yield from training.epochs()
-            result = training.evaluated()
-        except NonFiniteLossError as error:
-            result = training.result(status="diverged", reason=str(error))
+        while True:
+            training = Training(trial, site, world)
+            try:
+                yield from training.epochs()
+                result = training.evaluated()
+                break
+            except NonFiniteLossError as error:
+                result = training.result(status="diverged", reason=str(error), cause="non-finite")
+                break
+            except StepTooLargeError as error:
+                incident = training.halve(error)
+            del training
+            release_memory()
+            yield incident
         if world.is_main:
-            training.store(result)
+            yield from training.patiently(partial(training.store, result))
         world.barrier()
         return result
 
@@ -114,7 +134,8 @@ class Training:
             student = build(NetworkSpec.from_dict(self.progress.network))
         self.student = student.to(self.device)
         fast_order(self.student)
-        place = Workplace(trial=trial, site=site, world=world, device=self.device)
+        self.micro_batch = remembered_micro_batch(self.folder)
+        place = Workplace(trial=with_micro_batch(trial, self.micro_batch), site=site, world=world, device=self.device)
         self.kind = task_of(trial.network)
         self.task = self.kind.start(place, self.student)
         self._inherit_heads()
@@ -202,7 +223,7 @@ class Training:
         if surgeon.prune(self.task.joined(self.student), now, optimizer=self.optimizer):
             self.model = self.world.wrap(self.student)
 
-    def epochs(self) -> Generator[EpochMetrics, None, None]:
+    def epochs(self) -> Generator[EpochMetrics | Incident, None, None]:
         """Train what is left, an epoch at a time; an epoch's metrics, and any checkpoint, precede its report."""
         train = self.trial.train
         if train is None:
@@ -214,20 +235,43 @@ class Training:
                 self.quantiser.before_epoch(epoch)
                 if self.quantiser.simulated.norms_frozen:
                     self.task.settle()
-            row = self._train_epoch(train, epoch)
+            with fitting(self.trial, self.micro_batch, processes=self.world.size, halve=self.site.halve_on_oom):
+                row = self._train_epoch(train, epoch)
             if train.evaluate_every and (epoch + 1) % train.evaluate_every == 0:
                 row |= self._quick_scores(epoch + 1)
             seconds = time.perf_counter() - started
             row["seconds"] = round(seconds, 3)
+            if self.micro_batch is not None:
+                row["micro_batch"] = self.micro_batch
             history = [*self.progress.history, row]
             network = self.student.spec.to_dict() if self.trial.pruning else None
             self.progress = Progress(epoch + 1, history, self.progress.seconds + seconds, network)
             last = epoch + 1 == train.epochs
             if self.world.is_main and (last or (epoch + 1) % self.site.checkpoint_every == 0):
-                save_checkpoint(self.folder / "checkpoints", self.progress, self.learnt, self.optimizer)
+                yield from self.patiently(self._save)
             if self.world.is_main:
-                write_metrics(self.folder, history)
+                yield from self.patiently(partial(write_metrics, self.folder, history))
             yield row
+
+    def _save(self) -> None:
+        save_checkpoint(self.folder / "checkpoints", self.progress, self.learnt, self.optimizer)
+
+    def patiently(self, write: Callable[[], None]) -> Generator[Incident, None, None]:
+        """Write to the store, which may be full or out of reach for a while."""
+        for refusal in attempts(write, seconds=self.site.storage_patience_seconds):
+            yield Incident(cause="storage", action="waited", at_epoch=self.progress.epoch, text=str(refusal))
+
+    def halve(self, error: StepTooLargeError) -> Incident:
+        """Let the next start take half as many clips at a time.
+
+        Raises:
+            StepTooLargeError: one process of several can't start again alone; all of them will, with what it noted.
+        """
+        remember_micro_batch(self.folder, error.micro_batch)
+        if self.world.size > 1:
+            raise error
+        going_on = f"{error}: going on with {error.micro_batch}"
+        return Incident(cause="memory", action="halved", at_epoch=self.progress.epoch, text=going_on)
 
     def _train_epoch(self, train: TrainSettings, epoch: int) -> EpochMetrics:
         torch.manual_seed(self.trial.seed * 1_000_003 + epoch)  # dropout; sampling has its own generator
@@ -242,9 +286,9 @@ class Training:
             lr = learning_rate(train, epoch + (step + 0.5) / steps, base_lr=train.lr)
             pending.append(self._step(parts, lr, (epoch + step / steps) / train.epochs, sums))
             if len(pending) == LOSS_CHECK_STEPS:
-                self._check_finite(pending, epoch, step)
+                require_finite(pending, self.world, epoch, step)
                 pending.clear()
-        self._check_finite(pending, epoch, step)
+        require_finite(pending, self.world, epoch, step)
         self.world.share_buffers(self.student)
         elapsed = time.perf_counter() - started
         totals = self.world.sum(torch.stack([sums.clips, sums.correct, *sums.terms.values()]))
@@ -294,24 +338,6 @@ class Training:
         sums.clips += loss.items
         return torch.stack(list(loss.terms.values())).sum()
 
-    def _check_finite(self, losses: list[Tensor], epoch: int, last_step: int) -> None:
-        """Raise, in all processes, for the first of some consecutive steps with a loss that is not finite in any.
-
-        Raises:
-            NonFiniteLossError: naming epoch and step, both counted from 1.
-        """
-        if not losses:
-            return
-        summed = self.world.sum(torch.stack(losses))
-        bad = (~torch.isfinite(summed)).nonzero()
-        if len(bad):
-            first = int(bad[0])
-            step = last_step - len(losses) + 1 + first
-            raise NonFiniteLossError(
-                f"the loss was {summed[first].item()} in epoch {epoch + 1}, step {step + 1}; "
-                "a lower train.lr or a longer warm-up may help"
-            )
-
     def _quick_scores(self, epoch: int) -> EpochMetrics:
         """Accuracies between two epochs, by the names of the metrics file."""
         scores = self._scores(epoch, quick=True)
@@ -345,7 +371,9 @@ class Training:
         except QuantisationError as error:
             raise NonFiniteLossError(f"the network can't be converted to integers: {error}") from error
 
-    def result(self, *, status: Status, scores: Scores | None = None, reason: str | None = None) -> TrialResult:
+    def result(
+        self, *, status: Status, scores: Scores | None = None, reason: str | None = None, cause: Cause | None = None
+    ) -> TrialResult:
         """A result with what is known so far."""
         return TrialResult(
             trial=self.trial.digest,
@@ -357,6 +385,8 @@ class Training:
             seconds=round(self.progress.seconds, 3),
             epochs=self.progress.epoch,
             reason=reason,
+            cause=cause,
+            micro_batch=self.micro_batch,
         )
 
     def store(self, result: TrialResult) -> None:

@@ -25,6 +25,10 @@ class Site:
     """Memory for decoded frames, in MiB."""
     max_quarantined: float = 0.02
     """Largest share of videos that may turn out unreadable before the trial fails."""
+    halve_on_oom: bool = True
+    """Whether a trial that does not fit into memory goes on with half the micro-batch."""
+    storage_patience_seconds: float = 0.0
+    """How long a write is tried again while the store is full or refuses."""
 
     def trial_folder(self, digest: str) -> Path:
         """Folder of a trial: checkpoints, metrics, weights and result."""

@@ -21,6 +21,7 @@ from configs.schema import (
     Settings,
     TrainSettings,
 )
+from trainers.incidents import Cause
 
 RECIPE_VERSION = 1
 """Raise it when a change of code changes what a trial's training computes: old results are then not reused."""
@@ -172,6 +173,10 @@ class TrialResult:
     """Whether it failed for a reason outside itself (storage, input, lost processes): it may succeed another time."""
     cached: bool = False
     """Answered from the store without any training in this run."""
+    cause: Cause | None = None
+    """What kind of reason it is."""
+    micro_batch: int | None = None
+    """Clips at a time, where memory allowed fewer than the recipe says (`memory.py`)."""
 
     @property
     def accuracy(self) -> float | None:

@@ -27,7 +27,8 @@ RunsOption = Annotated[Path | None, typer.Option(help="Folder of all runs \\[def
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="moving-digits, csv:DIR or csv:FILE, ucf101:DIR, hmdb51:DIR, folders:DIR; reid: synthetic-people, market1501:DIR."
+        help="moving-digits, csv:DIR, csv:FILE, ucf101:DIR, hmdb51:DIR, folders:DIR; "
+        "for reid synthetic-people, market1501:DIR."
     ),
 ]
 ModelOption = Annotated[
@@ -41,6 +42,9 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name or folder 
 CpusOption = Annotated[float | None, typer.Option(help="CPUs (and threads) per trial.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs per trial; fractions share one.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster: auto or host:port \\[default: in this process].")]
+LogOption = Annotated[
+    list[str] | None, typer.Option("--log", help="tensorboard, mlflow or mlflow:URI; may be repeated.")
+]
 RunnerOption = Annotated[str | None, typer.Option(help="ray, or local: one trial after the other, without Ray.")]
 
 

@@ -26,7 +26,8 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Publish a package, verified first. An earlier package there is replaced; anything else is left alone: exit 2."""
-    from orchestrator.handoff.push import HubOptions, push_package
+    from orchestrator.handoff.hub import HubOptions
+    from orchestrator.handoff.push import push_package
 
     options = HubOptions(private=private, revision=revision, message=message)
     pushed = push_package(package, target, options, dry_run=dry_run)

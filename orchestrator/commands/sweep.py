@@ -18,6 +18,7 @@ from orchestrator.commands.options import (
     CpusOption,
     DataOption,
     GpusOption,
+    LogOption,
     MaxConcurrentOption,
     ModelOption,
     NameOption,
@@ -29,6 +30,7 @@ from orchestrator.commands.options import (
     listed,
     settings_of_model,
 )
+from orchestrator.commands.submit import NoWaitOption, SubmitOption
 from orchestrator.sweep.sensitivity_file import read_layer_sparsity
 
 NO_DISTILLATION = {"distillation.weight": 0.0, "distillation.features": "none"}
@@ -66,6 +68,9 @@ def sweep_prune(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells; train nothing.")] = False,
     print_config: PrintConfigOption = False,
 ) -> None:
@@ -88,6 +93,7 @@ def sweep_prune(
         "runtime.max_concurrent": max_concurrent,
         "runtime.address": address,
         "runtime.runner": runner,
+        "runtime.log": log or None,
     }
     forget_alpha = ["distillation.source_alpha=null"] if distill is False else []  # an option can't take a value back
     settings = settings_of_model(model, config, [*forget_alpha, *(set_ or ())], data=data, flags=flags)
@@ -100,7 +106,7 @@ def sweep_prune(
 
         print_cells(Console(), settings)
     else:
-        execution.execute(settings, "sweep-prune")
+        execution.execute(settings, "sweep-prune", submit=submit, wait=not no_wait)
 
 
 @sweep_app.command("sensitivity")
@@ -125,6 +131,9 @@ def sweep_sensitivity(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     print_config: PrintConfigOption = False,
 ) -> None:
     """Prune one layer at a time, without fine-tuning: which layers can lose how much."""
@@ -141,12 +150,13 @@ def sweep_sensitivity(
         "runtime.max_concurrent": max_concurrent,
         "runtime.address": address,
         "runtime.runner": runner,
+        "runtime.log": log or None,
     }
     settings = settings_of_model(model, config, set_, data=data, flags=flags, defaults=ONE_LAYER_AT_A_TIME)
     if print_config:
         typer.echo(resolved_yaml(settings), nl=False)
     else:
-        execution.execute(settings, "sweep-sensitivity")
+        execution.execute(settings, "sweep-sensitivity", submit=submit, wait=not no_wait)
 
 
 @sweep_app.command("qat")
@@ -174,6 +184,9 @@ def sweep_qat(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     print_config: PrintConfigOption = False,
 ) -> None:
     """Quantise to INT8, with and without training, and compare. The same command again goes on; more extends."""
@@ -193,6 +206,7 @@ def sweep_qat(
         "runtime.max_concurrent": max_concurrent,
         "runtime.address": address,
         "runtime.runner": runner,
+        "runtime.log": log or None,
     }
     forget_alpha = ["distillation.source_alpha=null"] if distill is False else []
     settings = settings_of_model(model, config, [*forget_alpha, *(set_ or ())], data=data, flags=flags)
@@ -201,7 +215,7 @@ def sweep_qat(
     if print_config:
         typer.echo(resolved_yaml(settings), nl=False)
     else:
-        execution.execute(settings, "sweep-qat")
+        execution.execute(settings, "sweep-qat", submit=submit, wait=not no_wait)
 
 
 def require_distillation(settings: RunSettings) -> None:

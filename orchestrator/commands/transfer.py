@@ -17,6 +17,7 @@ from orchestrator.commands.options import (
     ConfigOption,
     CpusOption,
     GpusOption,
+    LogOption,
     MaxConcurrentOption,
     NameOption,
     PrintConfigOption,
@@ -27,6 +28,7 @@ from orchestrator.commands.options import (
     listed,
     settings_from,
 )
+from orchestrator.commands.submit import NoWaitOption, SubmitOption
 
 if TYPE_CHECKING:
     from orchestrator.store import Store
@@ -58,6 +60,9 @@ def transfer(
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     runner: RunnerOption = None,
+    log: LogOption = None,
+    submit: SubmitOption = None,
+    no_wait: NoWaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
     print_config: PrintConfigOption = False,
 ) -> None:
@@ -81,6 +86,7 @@ def transfer(
         "runtime.max_concurrent": max_concurrent,
         "runtime.address": address,
         "runtime.runner": runner,
+        "runtime.log": log or None,
     }
     backbone = chosen[0].description.spec.backbone
     settings = settled(
@@ -96,7 +102,7 @@ def transfer(
 
         print_tunings(Console(), settings)
     else:
-        execution.execute(settings, "transfer")
+        execution.execute(settings, "transfer", submit=submit, wait=not no_wait)
 
 
 def chosen_models(store: Store, asked: list[str], named: Any) -> list[Chosen]:

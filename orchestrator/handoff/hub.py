@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,22 @@ from configs.errors import RunError, UserError
 from orchestrator.handoff.front_matter import LIBRARY
 from orchestrator.handoff.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from orchestrator.handoff.markdown import plain
-from orchestrator.handoff.push import HubOptions
 from orchestrator.handoff.verify import COPIES, FOREIGN
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """What only a repository of the Hub can have."""
+
+    private: bool = False
+    """Created private; an existing public one is refused."""
+    revision: str | None = None
+    """Branch, made where it is missing; none: the main one."""
+    message: str | None = None
+    """Of the commit; none: `Hand over NAME`."""
 
 
 def require_client(repository: str) -> None:

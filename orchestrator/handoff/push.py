@@ -17,24 +17,13 @@ from urllib.parse import unquote, urlparse
 
 from configs.errors import UserError
 from orchestrator.export.staging import whole_folder
+from orchestrator.handoff.hub import HubOptions, require_client, upload
 from orchestrator.handoff.manifest import MANIFEST_FILE, SIGNATURE_FILE, Handoff
 from orchestrator.handoff.verify import COPIES, check_files, read_handoff
 from orchestrator.handoff.write import require_target
 from trainers.files import copy_file
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubOptions:
-    """What only a repository of the Hub can have."""
-
-    private: bool = False
-    """Created private; an existing public one is refused."""
-    revision: str | None = None
-    """Branch, made where it is missing; none: the main one."""
-    message: str | None = None
-    """Of the commit; none: `Hand over NAME`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,15 +146,13 @@ def _to_hub(
     dry_run: bool,
 ) -> str | None:
     """Upload a package; returns the address of the commit, none where nothing was sent."""
-    from orchestrator.handoff import hub
-
-    hub.require_client(repository)
+    require_client(repository)
     if dry_run:
         return None
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         _stage(package, handoff, files, staged)
-        return hub.upload(staged, repository, options, name=handoff.name)
+        return upload(staged, repository, options, name=handoff.name)
 
 
 def _stage(package: Path, handoff: Handoff, files: tuple[PushedFile, ...], staged: Path) -> None:

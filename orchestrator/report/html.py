@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from compression.reduction import AXES
+from orchestrator.failures import retries
 from orchestrator.report import (
     Row,
     State,
@@ -75,6 +76,7 @@ def render(state: State, curves: Curves, origins: Sequence[Node] = ()) -> str:
         gmacs=gmacs,
         percent=percent,
         points=points,
+        retries=retries,
         share=share,
     )
     return environment.get_template("template.html.j2").render(

@@ -11,6 +11,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from orchestrator.failures import retries
 from orchestrator.quantise.table import broken, decibels, measured_under, megabytes, times
 from orchestrator.report import (
     UNKNOWN,
@@ -41,6 +42,7 @@ FILTERS: dict[str, Callable[..., str | float | None]] = {
     "milliseconds": milliseconds,
     "percent": percent,
     "points": points,
+    "retries": retries,
     "share": share,
     "times": times,
     "written_network": written_network,

@@ -11,6 +11,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from orchestrator.failures import retries
 from orchestrator.report import (
     Row,
     State,
@@ -108,6 +109,7 @@ def render_sweep(state: State, folder: Path | None = None, origins: Sequence[Nod
         milliseconds=milliseconds,
         percent=percent,
         points=points,
+        retries=retries,
         share=share,
         written=written,
         written_network=written_network,

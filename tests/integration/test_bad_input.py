@@ -22,6 +22,7 @@ from tests.integration.conftest import read_state
 from tests.orchestrator.scripted import SECONDS, small_settings
 from trainers import checkpoint
 from trainers.backbones import BACKBONES, Network, build, preset
+from trainers.incidents import Incident
 from trainers.loop import EpochMetrics, run_trial
 from trainers.package import Description, save_package
 from trainers.site import Site
@@ -365,7 +366,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
     command = [*search, "--iterations", "1", "--runs", str(tmp_path), "--runner", "local"]
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full_disk)
-        assert run(command) == 1
+        assert run([*command, "--set", "runtime.storage_patience_seconds=0"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert "slowfast-teacher: [Errno 28] No space left on device" in message
@@ -380,7 +381,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
 def test_all_hypotheses_failing_ends_with_a_table(
     search: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def fail(trial: Trial, site: Site) -> Generator[EpochMetrics, None, TrialResult]:
+    def fail(trial: Trial, site: Site) -> Generator[EpochMetrics | Incident, None, TrialResult]:
         if "pas1" in trial.name:
             raise MemoryError(f"no room for {trial.name}")
         return run_trial(trial, site)

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.ray_access import is_loopback
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.cluster, pytest.mark.timeout(300)]
 
 OWN_RAY = """
 import json, os, sys

@@ -28,7 +28,7 @@ Captured = pytest.CaptureFixture[str]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSettings, str]]:
     """What the command line would have executed."""
     calls: list[tuple[RunSettings, str]] = []
-    monkeypatch.setattr(execution, "execute", lambda settings, algorithm: calls.append((settings, algorithm)))
+    monkeypatch.setattr(execution, "execute", lambda settings, algorithm, **_: calls.append((settings, algorithm)))
     return calls
 
 
@@ -278,7 +278,7 @@ def test_schema_is_json(capsys: Captured) -> None:
 
 
 def stop_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def execute(settings: RunSettings, algorithm: str) -> None:
+    def execute(settings: RunSettings, algorithm: str, **_: object) -> None:
         raise error
 
     monkeypatch.setattr(execution, "execute", execute)

@@ -31,7 +31,7 @@ RECORDED = {"source": "market1501", "path": "people", "split": 1, "max_quarantin
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
     """The settings that the command line would have executed."""
     calls: list[RunSettings] = []
-    monkeypatch.setattr(execution, "execute", lambda settings, algorithm: calls.append(settings))
+    monkeypatch.setattr(execution, "execute", lambda settings, algorithm, **_: calls.append(settings))
     return calls
 
 

@@ -468,7 +468,7 @@ def analysed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sc
 @pytest.fixture
 def sensitivity_file(analysed: tuple[ScriptedSession, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     session, state = analysed
-    monkeypatch.setattr(views, "write_sweep_report", lambda _, folder: folder / "report.html")
+    monkeypatch.setattr(views, "write_sweep_report", lambda _, folder, *__: folder / "report.html")
     views.VIEWS["sweep-sensitivity"].write_report(session.store, state, tmp_path)
     return tmp_path / "sensitivity.yaml"
 
@@ -541,7 +541,7 @@ def test_an_analysis_that_is_not_finished_writes_no_file(
     analysed: tuple[ScriptedSession, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, state = analysed
-    monkeypatch.setattr(views, "write_sweep_report", lambda _, folder: folder / "report.html")
+    monkeypatch.setattr(views, "write_sweep_report", lambda _, folder, *__: folder / "report.html")
     write = views.VIEWS["sweep-sensitivity"].write_report
     write(session.store, {**state, "status": "interrupted"}, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ def ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSettings, str]]:
     """What the command would have executed."""
     calls: list[tuple[RunSettings, str]] = []
-    monkeypatch.setattr(execution, "execute", lambda settings, algorithm: calls.append((settings, algorithm)))
+    monkeypatch.setattr(execution, "execute", lambda settings, algorithm, **_: calls.append((settings, algorithm)))
     return calls
 
 

@@ -71,7 +71,7 @@ def test_an_interruption_costs_one_checkpoint_interval_at_most(
     trial = tiny.make_trial(manifest, train=tiny.TRAIN.model_copy(update={"epochs": 4}))
     site = dataclasses.replace(site, checkpoint_every=2)
     tiny.train(trial, site, epochs=3)
-    assert [row["epoch"] for row in run_trial(trial, site)] == [3, 4]
+    assert [row["epoch"] for row in tiny.epochs_of(trial, site)] == [3, 4]
     tiny.finish(trial, shared_site)
     assert_same_outcome(site.trial_folder(trial.digest), shared_site.trial_folder(trial.digest))
 
@@ -101,7 +101,7 @@ def test_every_epoch_is_in_the_history(manifest: Manifest, shared_site: Site, ba
     trial = tiny.make_trial(manifest, network=tiny.SPECS[backbone], train=train)
     folder = shared_site.trial_folder(trial.digest)
     seen = []
-    for row in run_trial(trial, shared_site):
+    for row in tiny.epochs_of(trial, shared_site):
         seen.append(row)
         assert read_metrics(folder) == seen
     assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
@@ -115,7 +115,7 @@ def test_every_epoch_is_in_the_history(manifest: Manifest, shared_site: Site, ba
 
 def test_the_loss_is_the_sum_of_its_terms(manifest: Manifest, teacher: str, site: Site) -> None:
     trial = tiny.make_distilled(manifest, teacher, distillation=DistillationSettings(features="l2"))
-    row = next(run_trial(trial, site))
+    row = next(tiny.epochs_of(trial, site))
     assert row["loss"] == pytest.approx(row["ce"] + row["kl"] + row["features"])
     assert min(row["ce"], row["kl"], row["features"]) > 0
 
@@ -260,7 +260,7 @@ def finish_without_training(trial: Trial, site: Site) -> TrialResult:
     except StopIteration as stop:
         result: TrialResult = stop.value
         return result
-    raise AssertionError(f"epoch {row['epoch']} was trained again")
+    raise AssertionError(f"it was trained again: {row}")
 
 
 def test_the_result_is_written_last(

@@ -1,5 +1,6 @@
 """Networks, videos and trials so small that a training takes a fraction of a second."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from compression.spec import NetworkSpec
 from configs.schema import ClipSettings, DataSettings, DistillationSettings, TrainSettings
 from trainers.backbones import BACKBONES, VideoNetwork, build
 from trainers.data.manifest import Manifest, build_manifest
-from trainers.loop import run_trial
+from trainers.incidents import Incident
+from trainers.loop import EpochMetrics, run_trial
 from trainers.results import read_metrics
 from trainers.site import Site, manifest_file
 from trainers.trial import Trial, TrialResult
@@ -88,6 +90,13 @@ def make_distilled(manifest: Manifest, teacher: str, **changes: Any) -> Trial:
     """A training with a teacher and dropout."""
     fields = {"network": SPEC.replace(dropout=0.5), "distillation": DistillationSettings(), "seed": 1, **changes}
     return make_trial(manifest, teacher=teacher, **fields)
+
+
+def epochs_of(trial: Trial, site: Site) -> Iterator[EpochMetrics]:
+    """Run an undisturbed trial, and give each epoch as it is done."""
+    for report in run_trial(trial, site):
+        assert not isinstance(report, Incident), report
+        yield report
 
 
 def train(trial: Trial, site: Site, *, epochs: int | None = None) -> TrialResult | None:

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from configs.errors import RunError, UserError
 from orchestrator.commands.push import push
+from orchestrator.handoff.hub import HubOptions
 from orchestrator.handoff.manifest import MANIFEST_FILE
-from orchestrator.handoff.push import HubOptions, local_folder, push_package
+from orchestrator.handoff.push import local_folder, push_package
 from orchestrator.handoff.verify import check_files, read_handoff
 from tests.orchestrator.handoff.sample_card import CONTENT, write_pushable
 from tests.orchestrator.handoff.sample_hub import INITIAL, Hub, running_hub
