@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup, escape
 
 from configs.errors import UserError
@@ -26,6 +25,7 @@ from orchestrator.report.figure import THEME, to_svg
 from orchestrator.report.lineage_figure import KINDS, Node, store_forest, trace
 from orchestrator.report.page import FILTERS, KeyFigure
 from orchestrator.report.states import Effort, effort_of, read_states
+from orchestrator.report.templates import read_template
 from orchestrator.store import Store
 from orchestrator.views import VIEWS
 from trainers.files import write_text
@@ -135,17 +135,9 @@ def read_overview(store: Store, where: str = "") -> Overview:
 
 def render_overview(overview: Overview) -> str:
     """The page as text; equal arguments give equal pages."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
     comparisons = compare_costs(overview.models)
     rows = model_rows(overview.models, comparisons)
-    return environment.get_template("all.html.j2").render(
+    return read_template("all.html.j2", FILTERS).render(
         overview=overview,
         headline=overall_headline(overview, comparisons),
         key_figures=overall_key_figures(overview, comparisons),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -32,6 +32,7 @@ from orchestrator.report import (
 from orchestrator.report.figure import THEME, Curves, curves_figure, search_figure, to_svg, write_png
 from orchestrator.report.lineage_figure import Node
 from orchestrator.report.run_lineage import run_forest
+from orchestrator.report.templates import read_template
 from trainers.files import write_atomically, write_text
 
 RULES = {
@@ -39,6 +40,20 @@ RULES = {
     "ratio": "most cost saved per point of {metric} lost (Eq. 6.1)",
 }
 """The source's two rules of selection, in words."""
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy,
+    "clip": clip,
+    "count": count,
+    "duration": duration,
+    "gmacs": gmacs,
+    "percent": percent,
+    "points": points,
+    "retries": retries,
+    "share": share,
+}
+"""How the page writes numbers."""
 
 
 def write_report(state: State, curves: Curves, folder: Path, origins: Sequence[Node] = ()) -> Path:
@@ -61,25 +76,7 @@ def write_report(state: State, curves: Curves, folder: Path, origins: Sequence[N
 
 def render(state: State, curves: Curves, origins: Sequence[Node] = ()) -> str:
     """The page as text; equal arguments give equal pages."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        accuracy=accuracy,
-        clip=clip,
-        count=count,
-        duration=duration,
-        gmacs=gmacs,
-        percent=percent,
-        points=points,
-        retries=retries,
-        share=share,
-    )
-    return environment.get_template("template.html.j2").render(
+    return read_template("template.html.j2", FILTERS).render(
         state=state,
         metric=metric_of(state),
         words=words(state),

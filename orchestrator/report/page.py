@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -28,6 +26,7 @@ from orchestrator.report import (
     words,
 )
 from orchestrator.report.figure import THEME, to_svg
+from orchestrator.report.templates import read_template
 from orchestrator.sweep.table import milliseconds, written_network
 
 KeyFigure = tuple[str, str, str]
@@ -59,14 +58,6 @@ def render_page(template: str, state: State, rows: Sequence[Row], context: dict[
         rows: its networks beside the teacher; `base.html.j2` lists those without a result.
         context: what else the template asks for.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
     common = {
         "state": {**state, "cells": rows},  # what the base page calls them, whichever kind of run it is
         "words": words(state),
@@ -77,7 +68,7 @@ def render_page(template: str, state: State, rows: Sequence[Row], context: dict[
         "theme": THEME,
         "measured_under": measured_under(state["latency"]),
     }
-    return environment.get_template(template).render(common | context)
+    return read_template(template, FILTERS).render(common | context)
 
 
 def inline(name: str, description: str, draw: Callable[..., Figure], state: State) -> tuple[Markup, Markup]:

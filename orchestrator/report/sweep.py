@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -38,6 +37,7 @@ from orchestrator.report.sweep_figure import (
     sensitivity_picture,
     sweep_figure,
 )
+from orchestrator.report.templates import read_template
 from orchestrator.sweep.sensitivity_file import SENSITIVITY_FILE, sweep_command
 from orchestrator.sweep.table import (
     CLOSE_POINTS,
@@ -68,6 +68,22 @@ KeyFigure = tuple[str, str, str]
 """A number at the top of the page: name, value, and what it is measured against."""
 
 
+FILTERS: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy,
+    "count": count,
+    "duration": duration,
+    "gmacs": gmacs,
+    "milliseconds": milliseconds,
+    "percent": percent,
+    "points": points,
+    "retries": retries,
+    "share": share,
+    "written": written,
+    "written_network": written_network,
+}
+"""How the page writes numbers."""
+
+
 def write_sweep_report(state: State, folder: Path, origins: Sequence[Node] = ()) -> Path:
     """Write `report.html` and `report.png` into the folder of a run, each at once or not at all.
 
@@ -94,26 +110,6 @@ def render_sweep(state: State, folder: Path | None = None, origins: Sequence[Nod
         folder: of the run, as the commands on the page are to name it; none: below `runs`.
         origins: as for `write_sweep_report`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        accuracy=accuracy,
-        count=count,
-        duration=duration,
-        gmacs=gmacs,
-        milliseconds=milliseconds,
-        percent=percent,
-        points=points,
-        retries=retries,
-        share=share,
-        written=written,
-        written_network=written_network,
-    )
     common = {
         "state": state,
         "words": words(state),
@@ -125,8 +121,8 @@ def render_sweep(state: State, folder: Path | None = None, origins: Sequence[Nod
         "lineage": run_forest(state, origins),
     }
     if is_sensitivity(state):
-        return environment.get_template("sensitivity.html.j2").render(common | _of_sensitivity(state, folder))
-    return environment.get_template("sweep.html.j2").render(common | _of_sweep(state))
+        return read_template("sensitivity.html.j2", FILTERS).render(common | _of_sensitivity(state, folder))
+    return read_template("sweep.html.j2", FILTERS).render(common | _of_sweep(state))
 
 
 def is_sensitivity(state: State) -> bool:
