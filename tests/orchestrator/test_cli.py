@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.errors import RunError
+from configs.errors import RunError, UserError
 from configs.loader import load_settings
 from configs.schema import ClipSettings, DataSettings, RunSettings
-from orchestrator import __main__
+from orchestrator import __main__, cli, failures
 from orchestrator.cli import run
 from orchestrator.commands import execution
+from orchestrator.commands import submit as submission
+from orchestrator.jobs import arrival
 from tests.orchestrator.scripted import Outcome, ScriptedSession, small_settings
 from trainers.backbones import BACKBONES
 from trainers.package import Description
@@ -235,6 +237,12 @@ def test_show_prints_the_state(runs: Path, capsys: Captured) -> None:
     assert "Iteration 1: side was chosen" in capsys.readouterr().out
 
 
+def test_show_says_what_was_retried(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(failures, "retries", lambda state: f"2 retries of {state['run']}")
+    assert run(["show", "mine", "--runs", str(runs)]) == 0
+    assert capsys.readouterr().out.endswith("2 retries of mine\n")
+
+
 def test_ls_lists_runs(runs: Path, capsys: Captured) -> None:
     assert run(["ls", "--runs", str(runs), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [
@@ -340,3 +348,33 @@ def test_python_3_14_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
     with pytest.raises(SystemExit, match=r"needs Python 3\.11 to 3\.13.*PEP 784"):
         __main__.main()
+
+
+# What every run goes through
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise UserError("not so")
+
+
+def test_a_run_is_submitted_and_ends_as_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    def submit(settings: RunSettings, algorithm: str, address: str, *, wait: bool) -> int:
+        asked.append((algorithm, address, wait))
+        return 7
+
+    monkeypatch.setattr(submission, "submit", submit)
+    assert run(["pas", "--submit", "http://head:8265", "--no-wait"]) == 7
+    assert run(["train", "--submit", "auto"]) == 7
+    assert asked == [("pas", "http://head:8265", False), ("train", "auto", True)]
+
+
+def test_other_code_than_was_submitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "require_same_code", refuse)
+    assert run(["pas"]) == 2
+
+
+def test_unsafe_versions_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "require_safe_versions", refuse)
+    assert run(["schema"]) == 2
